@@ -1,0 +1,29 @@
+"""Environments that step in JAX and tell exactly which observation starts an episode."""
+
+from .core import Environment, EnvParams, EnvState, Outcome, Timestep, null_action
+from .registry import list_envs, make, register_env
+from .spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple, flat_spaces, to_gymnasium
+from .vector import VectorEnv, VectorState, environment_keys
+
+__all__ = [
+    "Box",
+    "Dict",
+    "Discrete",
+    "EnvParams",
+    "EnvState",
+    "Environment",
+    "MultiDiscrete",
+    "Outcome",
+    "Space",
+    "Timestep",
+    "Tuple",
+    "VectorEnv",
+    "VectorState",
+    "environment_keys",
+    "flat_spaces",
+    "list_envs",
+    "make",
+    "null_action",
+    "register_env",
+    "to_gymnasium",
+]

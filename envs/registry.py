@@ -1,0 +1,69 @@
+"""Environment ids: `suite/Name` to a class and its arguments, imported only when made."""
+
+import difflib
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+_FACTORIES: dict[str, tuple[str | Callable[..., Any], dict[str, Any]]] = {}
+
+
+def register_env(env_id: str, factory: str | Callable[..., Any], **kwargs: Any) -> None:
+    """Make `env_id` known to `make`.
+
+    Args:
+        env_id: `suite/Name`.
+        factory: a class or function returning an environment, or its address `package.module:Name`.
+        kwargs: arguments it is called with; those given to `make` come on top.
+
+    Raises:
+        ValueError: if the id is not `suite/Name`, or is taken by another factory.
+    """
+    suite, _, name = env_id.partition("/")
+    if not suite or not name:
+        raise ValueError(f"env_id={env_id!r} must read suite/Name, e.g. mine/Corridor")
+    entry = (factory, kwargs)
+    if _FACTORIES.get(env_id, entry) != entry:
+        raise ValueError(f"env_id={env_id!r} is already registered; choose another name")
+    _FACTORIES[env_id] = entry
+
+
+def list_envs(suite: str | None = None) -> list[str]:
+    """Every known id, sorted; only those of `suite` where one is given."""
+    _load_builtin()
+    return sorted(env_id for env_id in _FACTORIES if suite is None or env_id.startswith(f"{suite}/"))
+
+
+def make(env_id: str, **kwargs: Any) -> Any:
+    """The environment of that id; its parameters are `env.default_params`.
+
+    Args:
+        env_id: `suite/Name`, see `list_envs`.
+        kwargs: arguments of the environment's constructor.
+
+    Raises:
+        ValueError: for an unknown id (with the nearest known ones) or an argument the environment does not take.
+    """
+    _load_builtin()
+    if env_id not in _FACTORIES:
+        raise ValueError(_unknown(env_id))
+    factory, defaults = _FACTORIES[env_id]
+    if isinstance(factory, str):
+        module, _, attribute = factory.partition(":")
+        factory = getattr(importlib.import_module(module), attribute)
+    try:
+        return factory(**{**defaults, **kwargs})
+    except TypeError as error:
+        raise ValueError(f"env {env_id!r} cannot be made with {kwargs!r}: {error}") from error
+
+
+def _unknown(env_id: str) -> str:
+    by_lower = {known.lower(): known for known in _FACTORIES}
+    near = difflib.get_close_matches(env_id.lower(), by_lower, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(by_lower[name] for name in near)}?" if near else "see `hippodrome list envs`"
+    return f"unknown env id {env_id!r}; {hint}"
+
+
+def _load_builtin() -> None:
+    for module in ("hippodrome.envs.popgym", "hippodrome.envs.adapters"):
+        importlib.import_module(module)

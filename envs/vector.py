@@ -1,0 +1,154 @@
+"""Many copies of one environment stepped together, with auto-reset and episode statistics.
+
+Legend: `B` environments, `K` start states drawn ahead per environment.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from .core import Outcome, Timestep, null_action
+
+
+@struct.dataclass
+class VectorState:
+    """Everything `B` environments carry from step to step.
+
+    Attributes:
+        env_state: the environments' own states, leaves `[B, ...]`.
+        key: typed key of each environment, `[B]`; depends on nothing but the key it began with and its own steps, so a
+            run split over devices draws what one process draws.
+        timestep: what the policy sees now.
+        episode_return: float32 `[B]`; sum of rewards of the running episode.
+        episode_length: int32 `[B]`; its steps.
+        pool: `(observation, env_state)` start states drawn ahead, leaves `[B, K, ...]`; `()` where K is 0.
+        pool_next: int32 `[B]`; which of the pool the next reset takes.
+    """
+
+    env_state: Any
+    key: Key[Array, "..."]
+    timestep: Timestep
+    episode_return: Float[Array, "..."]
+    episode_length: Int[Array, "..."]
+    pool: Any
+    pool_next: Int[Array, "..."]
+
+
+class VectorEnv:
+    """`vmap` over copies of an environment, with auto-reset: the only place that resets.
+
+    When an episode ends at step t, the next timestep shows the first observation of a new episode, with `reset` True
+    and a null previous action and reward; the observation that ended it is `Outcome.final_observation`.
+
+    Args:
+        env: an environment of the gymnax 1.x interface.
+        params: its parameters; `env.default_params` where None.
+        num_steps: rollout length for which start states are drawn ahead where `env.reset_pool_size` asks for it. Call
+            `begin_rollout` at least every `num_steps` steps, or start states are used again in turn.
+    """
+
+    def __init__(self, env: Any, params: Any = None, *, num_steps: int = 1):
+        if num_steps < 1:
+            raise ValueError(f"num_steps={num_steps} must be at least 1")
+        self.env = env
+        self.params = env.default_params if params is None else params
+        pool_size = getattr(env, "reset_pool_size", None)
+        self.pool_size = pool_size(num_steps) if pool_size is not None else 0
+        self.observation_space = env.observation_space(self.params)
+        self.action_space = env.action_space(self.params)
+
+    def reset(self, keys: Key[Array, " B"]) -> VectorState:
+        """Begins an episode in every environment, one typed key each."""
+        return jax.vmap(self._reset_one)(keys)
+
+    def step(self, state: VectorState, action: Any) -> tuple[VectorState, Outcome]:
+        """Takes one action (leaves `[B, ...]`) in every environment; begins a new episode where one ended."""
+        return jax.vmap(self._step_one)(state, action)
+
+    def begin_rollout(self, state: VectorState) -> VectorState:
+        """Draws the start states of the next `num_steps` steps; does nothing where resets are cheap."""
+        if self.pool_size == 0:
+            return state
+        return jax.vmap(self._refill_one)(state)
+
+    def _reset_one(self, key: Key[Array, ""]) -> VectorState:
+        key, reset_key = jax.random.split(key)
+        observation, env_state = self.env.reset_env(reset_key, self.params)
+        state = VectorState(
+            env_state=env_state,
+            key=key,
+            timestep=Timestep(
+                observation=observation,
+                reset=jnp.asarray(True),
+                previous_action=null_action(self.action_space),
+                previous_reward=jnp.zeros((), jnp.float32),
+            ),
+            episode_return=jnp.zeros((), jnp.float32),
+            episode_length=jnp.zeros((), jnp.int32),
+            pool=(),
+            pool_next=jnp.zeros((), jnp.int32),
+        )
+        return self._refill_one(state) if self.pool_size else state
+
+    def _refill_one(self, state: VectorState) -> VectorState:
+        key, pool_key = jax.random.split(state.key)
+        draw = jax.vmap(self.env.reset_env, in_axes=(0, None))
+        pool = draw(jax.random.split(pool_key, self.pool_size), self.params)
+        return state.replace(key=key, pool=pool, pool_next=jnp.zeros((), jnp.int32))
+
+    def _step_one(self, state: VectorState, action: Any) -> tuple[VectorState, Outcome]:
+        key, step_key, reset_key = jax.random.split(state.key, 3)
+        observation, env_state, reward, terminated, _ = self.env.step_env(
+            step_key, state.env_state, action, self.params
+        )
+        terminated = jnp.asarray(terminated, bool)
+        truncated = jnp.asarray(self.env.is_truncated(env_state, self.params), bool) & ~terminated
+        outcome = Outcome(
+            reward=jnp.asarray(reward, jnp.float32),
+            terminated=terminated,
+            truncated=truncated,
+            final_observation=observation,
+            episode_return=state.episode_return + reward,
+            episode_length=state.episode_length + 1,
+        )
+        if self.pool_size:
+            fresh = jax.tree.map(lambda leaf: leaf[state.pool_next], state.pool)
+            pool_next = (state.pool_next + outcome.ended) % self.pool_size
+        else:
+            fresh = self.env.reset_env(reset_key, self.params)
+            pool_next = state.pool_next
+
+        next_observation, next_env_state = _where(outcome.ended, fresh, (observation, env_state))
+        next_state = VectorState(
+            env_state=next_env_state,
+            key=key,
+            timestep=Timestep(
+                observation=next_observation,
+                reset=outcome.ended,
+                previous_action=_where(
+                    outcome.ended, null_action(self.action_space), _like_space(action, self.action_space)
+                ),
+                previous_reward=jnp.where(outcome.ended, 0.0, outcome.reward),
+            ),
+            episode_return=jnp.where(outcome.ended, 0.0, outcome.episode_return),
+            episode_length=jnp.where(outcome.ended, 0, outcome.episode_length),
+            pool=state.pool,
+            pool_next=pool_next,
+        )
+        return next_state, outcome
+
+
+def environment_keys(key: Key[Array, ""], first: Int[Array, ""] | int, num_envs: int) -> Key[Array, " B"]:
+    """One key per environment, folded from its global index `first + i`: the same however they are split."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(num_envs))
+
+
+def _where(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def _like_space(action: Any, space: Any) -> Any:
+    return jax.tree.map(lambda part, null: jnp.asarray(part, null.dtype), action, null_action(space))
