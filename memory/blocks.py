@@ -1,0 +1,147 @@
+"""Residual blocks and stacks around any memory layer; the same block for all, so that comparisons are matched.
+
+Legend: T steps, *batch any batch axes, d_in width of the input, d_model width of the output.
+"""
+
+from typing import Annotated, Literal
+
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+from typing_extensions import Doc
+
+from .core import Carry, check_sequence, check_step, check_width, dense
+from .errors import check_fields
+
+
+class ResidualBlock(nn.Module):
+    """One memory layer with normalisation, activation, gate and residual connection.
+
+    u = norm(x) ("pre") or x;  v = activation(layer(u))
+    w = Dense1(v) * sigmoid(Dense2(v)) ("full"), v * sigmoid(Dense(v)) ("half") or v ("none")
+    y = x + w, or norm(x + w) ("post")
+
+    norm is layer normalisation over features. The block needs d_in = d_model for the residual sum.
+    Raises ValueError for a field outside its choices. Source: Smith et al. 2023 (S5), appendix G.1; GLU: Dauphin 2017.
+    """
+
+    layer: nn.Module
+    norm: Annotated[Literal["pre", "post", "none"], Doc("layer normalisation before, after or nowhere")] = "pre"
+    activation: Annotated[Literal["gelu", "none"], Doc("applied to the output of the memory layer")] = "gelu"
+    glu: Annotated[Literal["full", "half", "none"], Doc("gated linear unit after the activation")] = "half"
+
+    def __post_init__(self):
+        check_fields(self)
+        super().__post_init__()
+
+    def setup(self):
+        if self.norm != "none":
+            self.normalisation = nn.LayerNorm()
+        if self.glu != "none":
+            self.gate = dense(self.layer.d_model)
+        if self.glu == "full":
+            self.value = dense(self.layer.d_model)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the output."""
+        return self.layer.d_model
+
+    def initial_carry(self, batch_shape: tuple[int, ...]) -> Carry:
+        """The carry of the layer."""
+        return self.layer.initial_carry(batch_shape)
+
+    def __call__(
+        self, carry: Carry, x: Float[Array, "T *batch d_model"], reset: Bool[Array, "T *batch"]
+    ) -> tuple[Carry, Float[Array, "T *batch d_model"]]:
+        """The whole sequence."""
+        return self._around(self.layer, carry, x, reset)
+
+    def step(
+        self, carry: Carry, x: Float[Array, "*batch d_model"], reset: Bool[Array, "*batch"]
+    ) -> tuple[Carry, Float[Array, "*batch d_model"]]:
+        """One step."""
+        return self._around(self.layer.step, carry, x, reset)
+
+    def _around(self, run, carry, x, reset):
+        """The block around `run`, the layer's sequence call or its step."""
+        if x.shape[-1] != self.d_model:
+            raise ValueError(
+                f"ResidualBlock: x has shape {x.shape}, its last axis must be d_model={self.d_model} for the residual "
+                "sum; a Stack projects other widths"
+            )
+        carry, v = run(carry, self.normalisation(x) if self.norm == "pre" else x, reset)
+        if self.activation == "gelu":
+            v = nn.gelu(v)
+        if self.glu == "half":
+            v = v * nn.sigmoid(self.gate(v))
+        elif self.glu == "full":
+            v = self.value(v) * nn.sigmoid(self.gate(v))
+        y = x + v
+        return carry, (self.normalisation(y) if self.norm == "post" else y).astype(x.dtype)
+
+
+class Stack(nn.Module):
+    """Layers or blocks one after the other, with an input projection to d_model; a memory like any single layer.
+
+    y = final_norm(layer_L(... layer_1(project(x))))
+
+    The projection is a Dense layer, made where the widths differ ("auto"), always, or never. The carry is the tuple
+    of the carries of the layers. All layers have one d_model. Raises ValueError for layers that do not fit together.
+    """
+
+    layers: tuple[nn.Module, ...]
+    projection: Annotated[
+        Literal["auto", "always", "never"], Doc("dense layer from the input to d_model; auto: where the widths differ")
+    ] = "auto"
+    final_norm: Annotated[bool, Doc("layer normalisation after the last block")] = False
+
+    def __post_init__(self):
+        check_fields(self)
+        widths = [layer.d_model for layer in self.layers]
+        if len(set(widths)) != 1:
+            raise ValueError(f"Stack: its layers have d_model {widths}; there must be at least one, all of one width")
+        super().__post_init__()
+
+    def setup(self):
+        self.project = dense(self.d_model)
+        if self.final_norm:
+            self.normalisation = nn.LayerNorm()
+
+    @property
+    def d_model(self) -> int:
+        """Width of the output."""
+        return self.layers[0].d_model
+
+    def initial_carry(self, batch_shape: tuple[int, ...]) -> tuple[Carry, ...]:
+        """The tuple of the initial carries of the layers."""
+        return tuple(layer.initial_carry(batch_shape) for layer in self.layers)
+
+    def __call__(
+        self, carry: tuple[Carry, ...], x: Float[Array, "T *batch d_in"], reset: Bool[Array, "T *batch"]
+    ) -> tuple[tuple[Carry, ...], Float[Array, "T *batch d_model"]]:
+        """The whole sequence."""
+        check_sequence(self, carry, x, reset)
+        return self._through([layer.__call__ for layer in self.layers], carry, x, reset)
+
+    def step(
+        self, carry: tuple[Carry, ...], x: Float[Array, "*batch d_in"], reset: Bool[Array, "*batch"]
+    ) -> tuple[tuple[Carry, ...], Float[Array, "*batch d_model"]]:
+        """One step."""
+        check_step(self, carry, x, reset)
+        return self._through([layer.step for layer in self.layers], carry, x, reset)
+
+    def _through(self, runs, carry, x, reset):
+        """Project, run every layer on its own carry, normalise."""
+        if not self.is_initializing():
+            params = self.variables.get("params", {})
+            width = params["project"]["kernel"].shape[0] if "project" in params else self.d_model
+            check_width(self, x, width, "the width at init")
+        y = x
+        if self.projection == "always" or (self.projection == "auto" and x.shape[-1] != self.d_model):
+            y = self.project(x)
+        carries = []
+        for run, layer_carry in zip(runs, carry, strict=True):
+            layer_carry, y = run(layer_carry, y, reset)
+            carries.append(layer_carry)
+        y = self.normalisation(y) if self.final_norm else y
+        return tuple(carries), y.astype(x.dtype)

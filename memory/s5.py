@@ -1,0 +1,153 @@
+"""S5: a diagonal linear state-space layer with many inputs and outputs.
+
+Legend: T steps, *batch any batch axes, H d_model, N d_state, P states kept (N/2 with conjugate symmetry).
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Complex, Float
+from typing_extensions import Doc
+
+from .core import check_sequence, check_step, check_width
+from .errors import check_fields
+from .inits import hippo_blocks, log_uniform, truncated_normal
+from .registry import register
+from .scan import Method, linear_recurrence, recurrence_step
+
+
+@register("s5")
+class S5(nn.Module):
+    """S5 layer (Smith et al. 2023): HiPPO-initialised diagonal state space, discretised with a learned step.
+
+    h[t] = A_bar * h[t-1] + B_bar x[t],   y[t] = 2 Re(C h[t]) + D * x[t]     (without conj_sym: Re(C h) + D x)
+    ZOH (equation 6):  A_bar = exp(Lambda dt),  B_bar = (A_bar - 1) / Lambda * B
+    bilinear:          A_bar = (1 + Lambda dt/2) / (1 - Lambda dt/2),  B_bar = dt / (1 - Lambda dt/2) * B
+
+    The input has any width d_in; the feedthrough D needs d_in = d_model (a Stack projects where they differ).
+    Carry: complex64 `[*batch, P]`. Inputs may be bfloat16: matmuls follow them, state and decay stay float32.
+
+    Raises:
+        ValueError: for fields that break the rules below and for inputs that do not fit, before compilation.
+
+    Source: Smith et al. 2023, "Simplified state space layers for sequence modeling", sections 3 and 4, appendix B.
+    """
+
+    d_model: Annotated[int, Doc("width of the layer")] = 64
+    d_state: Annotated[int, Doc("size of the state, before conjugate symmetry halves it")] = 64
+    blocks: Annotated[int, Doc("number of HiPPO blocks the state starts from; divides d_state")] = 1
+    conj_sym: Annotated[bool, Doc("keep one of each conjugate pair of states")] = True
+    discretization: Annotated[Literal["zoh", "bilinear"], Doc("how the continuous system is made discrete")] = "zoh"
+    dt_min: Annotated[float, Doc("smallest initial step")] = 0.001
+    dt_max: Annotated[float, Doc("largest initial step")] = 0.1
+    clip_eigs: Annotated[bool, Doc("keep Re(Lambda) <= -1e-4, stable at any length")] = False
+    feedthrough: Annotated[bool, Doc("add D * x to the output")] = True
+    learn_initial_state: Annotated[bool, Doc("learn the state that a reset loads (zero otherwise)")] = False
+    method: Annotated[Method, Doc("scan over time; auto chooses by backend")] = "auto"
+
+    ssm_parameters: ClassVar[tuple[str, ...]] = ("Lambda_re", "Lambda_im", "B", "log_dt", "initial_state")
+    default_activation: ClassVar[str] = "gelu"
+
+    def __post_init__(self):
+        check_fields(self)
+        if self.d_state % self.blocks:
+            raise ValueError(f"S5: d_state={self.d_state} must be divisible by blocks={self.blocks}")
+        if self.conj_sym and (self.d_state // self.blocks) % 2:
+            raise ValueError(
+                f"S5: d_state / blocks = {self.d_state // self.blocks} must be even with conj_sym=True; "
+                "choose another d_state or blocks, or conj_sym=False"
+            )
+        if not 0 < self.dt_min <= self.dt_max:
+            raise ValueError(f"S5: dt_min={self.dt_min} and dt_max={self.dt_max} must satisfy 0 < dt_min <= dt_max")
+        super().__post_init__()
+
+    def initial_carry(self, batch_shape: tuple[int, ...]) -> Complex[Array, "*batch P"]:
+        """Zeros, complex64 `[*batch, P]`."""
+        return jnp.zeros((*batch_shape, self.d_state // (2 if self.conj_sym else 1)), jnp.complex64)
+
+    def __call__(
+        self, carry: Complex[Array, "*batch P"], x: Float[Array, "T *batch H"], reset: Bool[Array, "T *batch"]
+    ) -> tuple[Complex[Array, "*batch P"], Float[Array, "T *batch H"]]:
+        """The whole sequence by a scan over time."""
+        check_sequence(self, carry, x, reset)
+        A_bar, W_in, W_out, D, initial = self._system(x)
+        states, last = linear_recurrence(A_bar, _enter(x, W_in), reset, carry, initial, method=self.method)
+        return last, _leave(states, x, W_out, D)
+
+    def step(
+        self, carry: Complex[Array, "*batch P"], x: Float[Array, "*batch H"], reset: Bool[Array, "*batch"]
+    ) -> tuple[Complex[Array, "*batch P"], Float[Array, "*batch H"]]:
+        """One step."""
+        check_step(self, carry, x, reset)
+        A_bar, W_in, W_out, D, initial = self._system(x)
+        state = recurrence_step(A_bar, _enter(x, W_in), reset, carry, initial)
+        return state, _leave(state, x, W_out, D)
+
+    @nn.compact
+    def _system(self, x: Array):
+        """The discrete system: A_bar `[P]`, real matrices into `[d_in, 2P]` and out of `[2P, H]` the state, D, h0."""
+        d_in = x.shape[-1]
+        if self.feedthrough:
+            check_width(self, x, self.d_model, "d_model, as D * x is added; use a Stack or feedthrough=False")
+        elif self.has_variable("params", "B"):
+            check_width(self, x, self.get_variable("params", "B").shape[1], "the width at init")
+        eigenvalues, V = hippo_blocks(self.d_state, self.blocks, self.conj_sym)
+        num_kept = eigenvalues.size
+        Lambda_re = self.param("Lambda_re", lambda _: jnp.asarray(eigenvalues.real, jnp.float32))
+        Lambda_im = self.param("Lambda_im", lambda _: jnp.asarray(eigenvalues.imag, jnp.float32))
+        log_dt = self.param("log_dt", log_uniform, (num_kept,), self.dt_min, self.dt_max)
+        B = self.param("B", _init_B, V, d_in)
+        C = self.param("C", _init_C, V, self.d_model)
+        D = self.param("D", nn.initializers.normal(1.0), (self.d_model,)) if self.feedthrough else None
+        initial = 0
+        if self.learn_initial_state:
+            pair = self.param("initial_state", nn.initializers.zeros, (num_kept, 2))
+            initial = jax.lax.complex(pair[..., 0], pair[..., 1])
+        Lambda = jax.lax.complex(jnp.minimum(Lambda_re, -1e-4) if self.clip_eigs else Lambda_re, Lambda_im)
+        A_bar, scale = _discretize(Lambda, jnp.exp(log_dt), self.discretization)
+        B_bar = scale[:, None] * jax.lax.complex(B[..., 0], B[..., 1])
+        W_in = jnp.concatenate([B_bar.real, B_bar.imag]).T
+        factor = 2.0 if self.conj_sym else 1.0
+        W_out = factor * jnp.concatenate([C[..., 0], -C[..., 1]], axis=1).T
+        return A_bar, W_in, W_out, D, initial
+
+
+def _discretize(Lambda: Array, dt: Array, rule: str) -> tuple[Array, Array]:
+    """A_bar and the factor B_bar / B, both `[P]`; equations in the docstring of S5."""
+    if rule == "zoh":
+        A_bar = jnp.exp(Lambda * dt)
+        return A_bar, (A_bar - 1.0) / Lambda
+    inverse = 1.0 / (1.0 - Lambda * dt / 2.0)
+    return inverse * (1.0 + Lambda * dt / 2.0), inverse * dt
+
+
+def _enter(x: Array, W_in: Array) -> Array:
+    """B_bar x as one real matmul: complex `[..., P]`, accumulated in at least float32."""
+    # XLA's complex matmul is slow on CPU; real and imaginary parts side by side make one fast real matmul.
+    pair = jnp.matmul(x, W_in.astype(x.dtype), preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+    real, imaginary = jnp.split(pair, 2, axis=-1)
+    return jax.lax.complex(real, imaginary)
+
+
+def _leave(states: Array, x: Array, W_out: Array, D: Array | None) -> Array:
+    """2 Re(C h) + D x as one real matmul over real and imaginary parts, in the dtype of x."""
+    pair = jnp.concatenate([states.real, states.imag], axis=-1).astype(x.dtype)
+    y = jnp.matmul(pair, W_out.astype(x.dtype), preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+    return (y if D is None else y + D * x).astype(x.dtype)
+
+
+def _init_B(key: Array, V: np.ndarray, d_in: int) -> Float[Array, "P d_in 2"]:
+    """V^-1 B with B lecun normal over the state axis, as (real, imaginary) pairs."""
+    B = truncated_normal(key, (V.shape[0], d_in), fan_in=V.shape[0])
+    inverse = V.conj().T
+    return jnp.stack([inverse.real.astype(np.float32) @ B, inverse.imag.astype(np.float32) @ B], axis=-1)
+
+
+def _init_C(key: Array, V: np.ndarray, d_model: int) -> Float[Array, "H P 2"]:
+    """C V with complex C, each part truncated normal of variance 1 / N, as (real, imaginary) pairs."""
+    re, im = truncated_normal(key, (2, d_model, V.shape[0]), fan_in=V.shape[0])
+    V_re, V_im = V.real.astype(np.float32), V.imag.astype(np.float32)
+    return jnp.stack([re @ V_re - im @ V_im, re @ V_im + im @ V_re], axis=-1)
