@@ -3,7 +3,7 @@
 import dataclasses
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 from flax import linen as nn
@@ -23,6 +23,8 @@ class MemoryConfig:
 
     A configuration checks itself: making one with values that cannot be built raises the ValueError of the module.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt key is an error, not ignored
 
     def __post_init__(self):
         build_memory(self)
