@@ -1,0 +1,210 @@
+"""From a timestep to policy and value: features, encoder, memory, heads.
+
+Legend: `T` steps, `B` environments, `F` features, `A` policy head width.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from hippodrome.envs import Box, Discrete, MultiDiscrete, Timestep, flat_spaces
+
+PolicyInput = Literal["previous_action", "previous_reward", "first_step"]
+
+
+class Featurizer:
+    """Any timestep as one flat float32 vector: discrete parts one-hot, Box parts as they are (uint8 divided by 255).
+
+    The vector is the observation followed by the policy inputs named: previous action (null is all zeros; Box actions
+    scaled so that the bounds are -1 and 1), previous reward, first-step flag.
+
+    Args:
+        observation_space: any space of `hippodrome.envs`.
+        action_space: likewise.
+        inputs: which of the policy inputs to append, in this order.
+
+    Raises:
+        ValueError: for an observation space it cannot encode.
+    """
+
+    def __init__(self, observation_space: Any, action_space: Any, inputs: Sequence[PolicyInput]):
+        self.observation_leaves = flat_spaces(observation_space)
+        self.action_leaves = flat_spaces(action_space)
+        self.inputs = tuple(inputs)
+        for leaf in self.observation_leaves:
+            if not isinstance(leaf, Discrete | MultiDiscrete | Box):
+                raise ValueError(
+                    f"observation space {leaf!r} cannot be encoded; use Discrete, MultiDiscrete, Box, or a Tuple or "
+                    "Dict of them"
+                )
+        self.num_observation_features = sum(map(_encoded_width, self.observation_leaves))
+        input_widths = {
+            "previous_action": sum(map(_encoded_width, self.action_leaves)),
+            "previous_reward": 1,
+            "first_step": 1,
+        }
+        self.num_features = self.num_observation_features + sum(input_widths[name] for name in self.inputs)
+        # Only continuous features are normalised: a one-hot keeps its meaning.
+        self.is_continuous = np.concatenate(
+            [np.full(_encoded_width(leaf), isinstance(leaf, Box)) for leaf in self.observation_leaves]
+        )
+
+    def observation(self, observation: Any) -> Float[Array, "... F"]:
+        """The observation part alone."""
+        parts = zip(self.observation_leaves, jax.tree.leaves(observation), strict=True)
+        return jnp.concatenate([_encode(leaf, value) for leaf, value in parts], axis=-1)
+
+    def policy_inputs(self, timestep: Timestep) -> list[Float[Array, "... K"]]:
+        """The policy inputs to append."""
+        available = {
+            "previous_action": lambda: [
+                _encode_action(leaf, value)
+                for leaf, value in zip(self.action_leaves, jax.tree.leaves(timestep.previous_action), strict=True)
+            ],
+            "previous_reward": lambda: [timestep.previous_reward[..., None]],
+            "first_step": lambda: [timestep.reset[..., None].astype(jnp.float32)],
+        }
+        return [part for name in self.inputs for part in available[name]()]
+
+
+def _encoded_width(leaf: Any) -> int:
+    if isinstance(leaf, Discrete):
+        return int(leaf.n)
+    if isinstance(leaf, MultiDiscrete):
+        return int(leaf.nvec.sum())
+    return math.prod(leaf.shape)
+
+
+def _encode(leaf: Any, value: jax.Array) -> jax.Array:
+    if isinstance(leaf, Discrete):
+        return jax.nn.one_hot(value, int(leaf.n), dtype=jnp.float32)
+    if isinstance(leaf, MultiDiscrete):
+        parts = [jax.nn.one_hot(value[..., i], int(n), dtype=jnp.float32) for i, n in enumerate(leaf.nvec)]
+        return jnp.concatenate(parts, axis=-1)
+    flat = value.reshape(*value.shape[: value.ndim - len(leaf.shape)], -1)
+    return flat.astype(jnp.float32) / (255.0 if leaf.dtype == jnp.uint8 else 1.0)
+
+
+def _encode_action(leaf: Any, value: jax.Array) -> jax.Array:
+    encoded = _encode(leaf, value)
+    if isinstance(leaf, Box):
+        low = jnp.broadcast_to(jnp.asarray(leaf.low, jnp.float32), leaf.shape).reshape(-1)
+        high = jnp.broadcast_to(jnp.asarray(leaf.high, jnp.float32), leaf.shape).reshape(-1)
+        # A null action (0) stays 0 only where the bounds are symmetric; the first-step flag tells it apart.
+        return (encoded - 0.5 * (low + high)) / (0.5 * (high - low))
+    return encoded
+
+
+class MLP(nn.Module):
+    """Dense layers with an activation after each; orthogonal initialisation of gain sqrt(2).
+
+    Attributes:
+        sizes: width of each layer.
+        activation: applied after each.
+        dtype: of the computation; parameters are float32.
+    """
+
+    sizes: Sequence[int]
+    activation: Callable[[jax.Array], jax.Array]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... F"]) -> Float[Array, "... D"]:
+        """Maps the last axis."""
+        for size in self.sizes:
+            x = nn.Dense(size, kernel_init=nn.initializers.orthogonal(math.sqrt(2)), dtype=self.dtype)(x)
+            x = self.activation(x)
+        return x
+
+
+class Branch(nn.Module):
+    """Encoder, memory and one or more heads: features to head outputs, by the memory contract.
+
+    Attributes:
+        memory: a module of the memory contract.
+        encoder_sizes: widths of the encoder's layers.
+        head_sizes: widths of the hidden layers of each head.
+        outputs: name -> (width, gain of the last layer's orthogonal initialisation) of each head.
+        activation: of encoder and heads.
+        dtype: of encoder and heads; head outputs are float32.
+    """
+
+    memory: nn.Module
+    encoder_sizes: Sequence[int]
+    head_sizes: Sequence[int]
+    outputs: dict[str, tuple[int, float]]
+    activation: Callable[[jax.Array], jax.Array]
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        self.encoder = MLP(self.encoder_sizes, self.activation, self.dtype)
+        self.heads = {name: MLP(self.head_sizes, self.activation, self.dtype) for name in self.outputs}
+        self.last = {
+            name: nn.Dense(width, kernel_init=nn.initializers.orthogonal(gain), dtype=self.dtype)
+            for name, (width, gain) in self.outputs.items()
+        }
+
+    def __call__(
+        self, carry: Any, features: Float[Array, "T B F"], reset: Bool[Array, "T B"]
+    ) -> tuple[Any, dict[str, Float[Array, "T B N"]]]:
+        """A whole sequence."""
+        carry, y = self.memory(carry, self.encoder(features), reset)
+        return carry, self._read(y)
+
+    def step(
+        self, carry: Any, features: Float[Array, "B F"], reset: Bool[Array, " B"]
+    ) -> tuple[Any, dict[str, Float[Array, "B N"]]]:
+        """One step of the same."""
+        carry, y = self.memory.step(carry, self.encoder(features), reset)
+        return carry, self._read(y)
+
+    def _read(self, y: jax.Array) -> dict[str, jax.Array]:
+        return {name: self.last[name](self.heads[name](y)).astype(jnp.float32) for name in self.outputs}
+
+
+class ActorCritic(nn.Module):
+    """Policy and value over one shared memory, or over one memory each.
+
+    Attributes:
+        actor: the branch with the head "policy", and "value" too where `critic` is None.
+        critic: the branch with the head "value".
+        num_log_stds: state-independent log standard deviations of the policy (Box actions).
+        initial_log_std: what they start at.
+    """
+
+    actor: Branch
+    critic: Branch | None
+    num_log_stds: int
+    initial_log_std: float
+
+    def setup(self) -> None:
+        self.log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.num_log_stds,))
+
+    def __call__(self, carry: Any, features: Float[Array, "T B F"], reset: Bool[Array, "T B"]):
+        """Returns (carry, policy outputs [T, B, A], log_std [S], value [T, B])."""
+        return self._run(carry, features, reset, "__call__")
+
+    def step(self, carry: Any, features: Float[Array, "B F"], reset: Bool[Array, " B"]):
+        """One step of the same: policy outputs [B, A], value [B]."""
+        return self._run(carry, features, reset, "step")
+
+    def initial_carry(self, batch_shape: tuple[int, ...]) -> Any:
+        """A pair (actor's carry, critic's carry or ())."""
+        critic_carry = () if self.critic is None else self.critic.memory.initial_carry(batch_shape)
+        return self.actor.memory.initial_carry(batch_shape), critic_carry
+
+    def _run(self, carry: Any, features: jax.Array, reset: jax.Array, method: str):
+        actor_carry, critic_carry = carry
+        actor_carry, heads = getattr(self.actor, method)(actor_carry, features, reset)
+        if self.critic is None:
+            value = heads["value"]
+        else:
+            critic_carry, critic_heads = getattr(self.critic, method)(critic_carry, features, reset)
+            value = critic_heads["value"]
+        return (actor_carry, critic_carry), heads["policy"], self.log_std, value[..., 0]

@@ -1,0 +1,77 @@
+"""Acting: an agent in vectorised environments for a number of steps, recorded as a `Rollout`.
+
+Legend: `T` steps, `B` environments.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from hippodrome.agents import Agent, Decision, Rollout
+from hippodrome.envs import Outcome, Timestep, VectorEnv, VectorState, environment_keys
+
+
+def collect(
+    agent: Agent,
+    envs: VectorEnv,
+    params: Any,
+    envs_state: VectorState,
+    carry: Any,
+    key: Key[Array, ""],
+    *,
+    num_steps: int,
+    first_env: Int[Array, ""] | int = 0,
+    bootstrap_truncation: bool = True,
+) -> tuple[VectorState, Any, Rollout]:
+    """`num_steps` steps of every environment; returns the environments' state, the carry handed on, and the record.
+
+    Args:
+        agent: who acts.
+        envs: the environments.
+        params: the agent's parameters.
+        envs_state: where the environments are.
+        carry: the agent's carry before the first step.
+        key: of the action noise.
+        num_steps: T.
+        first_env: global index of the first environment, so that a run split over devices draws the same noise.
+        bootstrap_truncation: evaluate V(final_observation) where an episode was cut off, under the carry before the
+            reset and with the true previous action and reward; else `final_value` is all zeros.
+    """
+    num_envs = envs_state.timestep.reset.shape[0]
+    envs_state = envs.begin_rollout(envs_state)
+    initial_carry = carry
+
+    def env_step(carried, t):
+        envs_state, carry = carried
+        timestep = envs_state.timestep
+        keys = environment_keys(jax.random.fold_in(key, t), first_env, num_envs)
+        carry, decision = agent.act(params, carry, timestep, keys)
+        envs_state, outcome = envs.step(envs_state, decision.env_action)
+        final_value = jnp.zeros(num_envs)
+        if bootstrap_truncation:
+            final_value = _final_value(agent, params, carry, decision, outcome)
+        record = (timestep, decision.replace(env_action=None), outcome.replace(final_observation=None), final_value)
+        return (envs_state, carry), record
+
+    (envs_state, carry), (timestep, decision, outcome, final_value) = jax.lax.scan(
+        env_step, (envs_state, carry), jnp.arange(num_steps)
+    )
+    last_value = agent.value(params, carry, envs_state.timestep)
+    return envs_state, carry, Rollout(timestep, decision, outcome, final_value, last_value, initial_carry)
+
+
+def _final_value(agent: Agent, params: Any, carry: Any, decision: Decision, outcome: Outcome) -> Array:
+    """V(final_observation) where truncated, 0 elsewhere; computed only at steps where some episode was truncated."""
+    timestep = Timestep(
+        observation=outcome.final_observation,
+        reset=jnp.zeros_like(outcome.truncated),
+        previous_action=decision.env_action,
+        previous_reward=outcome.reward,
+    )
+
+    def evaluate(_):
+        return jnp.where(outcome.truncated, agent.value(params, carry, timestep), 0.0)
+
+    return jax.lax.cond(outcome.truncated.any(), evaluate, lambda _: jnp.zeros_like(outcome.reward), None)

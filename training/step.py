@@ -1,0 +1,245 @@
+"""One pure train step, the same function alone, under `vmap` over seeds and under `shard_map` over devices.
+
+Legend: `T` steps of a rollout, `B` environments (of this device).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from hippodrome.agents import Agent, Rollout, make_agent
+from hippodrome.envs import VectorEnv, VectorState, environment_keys, make
+
+from .rollout import collect
+
+DEVICE_AXIS = "devices"
+
+
+@struct.dataclass
+class Best:
+    """The policy with the highest mean training return of a rollout so far.
+
+    Attributes:
+        params: that acted in it.
+        score: its mean episode return; -inf before any episode ended.
+        update: which update's rollout it was.
+    """
+
+    params: Any
+    score: Float[Array, ""]
+    update: Int[Array, ""]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a run is, so that a checkpoint of it resumes bit for bit. With several seeds, leaves lead with them.
+
+    Attributes:
+        learner: the agent's state: parameters, optimiser, statistics.
+        envs: the environments' states, `[B, ...]`.
+        carry: the agent's carry, `[B, ...]`.
+        key: typed key of rollouts and minibatches.
+        update: int32; updates done.
+        failed_update: int32; the update that produced a value that is not finite, -1 while there is none. From then on
+            the state stays as it was before that update.
+        failed_metric: int32; which of `watched_metrics` it was.
+        best: see `Best`.
+    """
+
+    learner: Any
+    envs: VectorState
+    carry: Any
+    key: Key[Array, "..."]
+    update: Int[Array, "..."]
+    failed_update: Int[Array, "..."]
+    failed_metric: Int[Array, "..."]
+    best: Best
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A configuration made runnable.
+
+    Attributes:
+        init: `key -> TrainState` for one seed.
+        step: `TrainState -> (TrainState, metrics)`, for one seed or for all, as `num_seeds` says; not jitted.
+        agent: the agent of the whole run, as evaluation and deployment use it.
+        envs: the environments.
+        num_updates: updates of the whole run.
+        steps_per_update: environment steps of one seed in one update.
+    """
+
+    init: Callable[[Key[Array, ""]], TrainState]
+    step: Callable[[TrainState], tuple[TrainState, dict[str, Array]]]
+    agent: Agent
+    envs: VectorEnv
+    num_updates: int
+    steps_per_update: int
+
+
+def make_environment(env_config: Any, num_steps: int) -> VectorEnv:
+    """The vectorised environment of a configuration, its parameters overridden where asked."""
+    env = make(env_config.id, **env_config.kwargs)
+    params = env.default_params.replace(**env_config.params)
+    return VectorEnv(env, params, num_steps=num_steps)
+
+
+def make_experiment(config: Any) -> Experiment:
+    """The pure functions of a training configuration (`TrainConfig`)."""
+    num_steps, num_envs = config.agent.num_steps, config.env.num_envs
+    steps_per_update = num_steps * num_envs
+    num_updates = max(config.total_env_steps // steps_per_update, 1)
+    envs = make_environment(config.env, num_steps)
+
+    def build_agent(axis_name: str | None, num_shards: int) -> Agent:
+        return make_agent(
+            config.agent,
+            config.memory,
+            envs.observation_space,
+            envs.action_space,
+            num_updates=num_updates,
+            axis_name=axis_name,
+            num_shards=num_shards,
+        )
+
+    agent = build_agent(None, config.num_shards)
+    bootstrap = not getattr(config.agent, "truncation_is_terminal", False)
+    if config.num_devices == 1:
+        learner_agent, axis_name = agent, None
+    else:
+        learner_agent, axis_name = build_agent(DEVICE_AXIS, config.num_shards // config.num_devices), DEVICE_AXIS
+
+    def train_step(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        return _train_step(
+            learner_agent, envs, state, num_steps=num_steps, axis_name=axis_name, bootstrap_truncation=bootstrap
+        )
+
+    step = jax.vmap(train_step) if config.num_seeds > 1 else train_step
+    if axis_name is not None:
+        split = PartitionSpec(DEVICE_AXIS) if config.num_seeds == 1 else PartitionSpec(None, DEVICE_AXIS)
+        step = _over_devices(step, agent, config.num_devices, split)
+    return Experiment(
+        init=lambda key: _init(agent, envs, key, num_envs),
+        step=step,
+        agent=agent,
+        envs=envs,
+        num_updates=num_updates,
+        steps_per_update=steps_per_update,
+    )
+
+
+def _init(agent: Agent, envs: VectorEnv, key: Key[Array, ""], num_envs: int) -> TrainState:
+    key, learner_key, env_key = jax.random.split(key, 3)
+    learner = agent.init(learner_key, num_envs)
+    return TrainState(
+        learner=learner,
+        envs=envs.reset(environment_keys(env_key, 0, num_envs)),
+        carry=agent.initial_carry(num_envs),
+        key=key,
+        update=jnp.zeros((), jnp.int32),
+        failed_update=jnp.full((), -1, jnp.int32),
+        failed_metric=jnp.zeros((), jnp.int32),
+        best=Best(learner.params, jnp.full((), -jnp.inf), jnp.full((), -1, jnp.int32)),
+    )
+
+
+def _train_step(
+    agent: Agent,
+    envs: VectorEnv,
+    state: TrainState,
+    *,
+    num_steps: int,
+    axis_name: str | None,
+    bootstrap_truncation: bool,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Collect a rollout, learn from it, keep the best, and stand still once something is not finite."""
+    key, rollout_key, learn_key = jax.random.split(state.key, 3)
+    num_envs = state.envs.timestep.reset.shape[0]
+    first_env = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_envs
+    envs_state, carry, rollout = collect(
+        agent,
+        envs,
+        state.learner.params,
+        state.envs,
+        state.carry,
+        rollout_key,
+        num_steps=num_steps,
+        first_env=first_env,
+        bootstrap_truncation=bootstrap_truncation,
+    )
+    learner, metrics = agent.learn(state.learner, rollout, learn_key)
+    statistics = _episode_statistics(rollout, axis_name)
+    new = state.replace(
+        learner=learner,
+        envs=envs_state,
+        carry=carry,
+        key=key,
+        update=state.update + 1,
+        best=_better(state, statistics),
+    )
+
+    finite = jnp.stack([jnp.isfinite(metrics[name]) for name in sorted(metrics)] + [_all_finite(learner.params)])
+    failed = (state.failed_update >= 0) | ~finite.all()
+    first_failure = failed & (state.failed_update < 0)
+    kept = jax.tree.map(lambda o, n: jnp.where(failed, o, n), state, new)
+    kept = kept.replace(
+        failed_update=jnp.where(first_failure, state.update, state.failed_update),
+        failed_metric=jnp.where(first_failure, jnp.argmin(finite).astype(jnp.int32), state.failed_metric),
+    )
+    return kept, {**metrics, **statistics, "failed_update": kept.failed_update, "failed_metric": kept.failed_metric}
+
+
+def watched_metrics(metrics: dict[str, Any]) -> list[str]:
+    """What `failed_metric` counts: the agent's metrics by name, then the parameters."""
+    own = {"episodes", "episode_return", "episode_length", "failed_update", "failed_metric"}
+    return [*sorted(set(metrics) - own), "params"]
+
+
+def _episode_statistics(rollout: Rollout, axis_name: str | None) -> dict[str, Array]:
+    outcome = rollout.outcome
+    ended = outcome.ended
+    sums = {
+        "episodes": ended.sum(),
+        "episode_return": jnp.where(ended, outcome.episode_return, 0.0).sum(),
+        "episode_length": jnp.where(ended, outcome.episode_length, 0).sum().astype(jnp.float32),
+    }
+    if axis_name is not None:
+        sums = jax.lax.psum(sums, axis_name)
+    episodes = sums.pop("episodes")
+    means = {name: jnp.where(episodes > 0, total / episodes, jnp.nan) for name, total in sums.items()}
+    return {"episodes": episodes, **means}
+
+
+def _better(state: TrainState, statistics: dict[str, Array]) -> Best:
+    score = statistics["episode_return"]
+    # A comparison with nan (no episode ended) is False, so the best stays.
+    better: Bool[Array, ""] = score > state.best.score
+    candidate = Best(state.learner.params, score, state.update)
+    return jax.tree.map(lambda n, o: jnp.where(better, n, o), candidate, state.best)
+
+
+def _all_finite(tree: Any) -> Bool[Array, ""]:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _over_devices(step: Callable, agent: Agent, num_devices: int, split: PartitionSpec) -> Callable:
+    """`step` with the environments split over the devices and everything else the same on each."""
+    mesh = Mesh(jax.devices()[:num_devices], (DEVICE_AXIS,))
+    same = PartitionSpec()
+    partition = TrainState(
+        learner=agent.state_partition(split),
+        envs=split,
+        carry=split,
+        key=same,
+        update=same,
+        failed_update=same,
+        failed_metric=same,
+        best=same,
+    )
+    return jax.shard_map(step, mesh=mesh, in_specs=(partition,), out_specs=(partition, same), check_vma=False)
