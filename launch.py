@@ -1,0 +1,220 @@
+"""The command line: `hippodrome train`, `evaluate`, `suite` and `list`; each takes `--help`."""
+
+import argparse
+import difflib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+USAGE = """usage: hippodrome COMMAND ...   (or: uv run launch.py COMMAND ...)
+
+commands:
+  train      train an agent, evaluate it, write a run folder; resume one
+  evaluate   play episodes with a trained agent, or with your own policy
+  suite      train and score one agent per environment of a suite
+  list       show the environments, memories, agents, configs and suites there are
+
+examples:
+  hippodrome train                                       the default experiment, configs/quickstart.yaml
+  hippodrome train quickstart --memory.kind gru --agent.gamma 0.99
+  hippodrome train my.yaml --run-dir runs/mine --num-seeds 8
+  hippodrome train --resume runs/mine
+  hippodrome evaluate runs/mine --episodes 512
+  hippodrome suite popgym-easy --total-env-steps 1e6
+  hippodrome list envs --json
+
+`hippodrome COMMAND --help` tells the rest. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted and saved.
+"""
+
+TRAIN_HELP = """Train an agent, evaluate it and write a run folder.
+
+hippodrome train [CONFIG] [--run-dir DIR] [--resume RUN] [OPTIONS]
+
+CONFIG: a YAML file, a run folder, or a name from `hippodrome list configs` (default: quickstart).
+--run-dir DIR: where to write; it must not exist or be empty (default: runs/CONFIG-ENV-TIME).
+--resume RUN: go on, bit for bit, from the newest checkpoint of a run folder."""
+
+SUITE_HELP = """Train one agent per environment of a suite at one budget, evaluate each, and score them together.
+
+hippodrome suite NAME [CONFIG | MODULE:POLICY] [--run-dir DIR] [--compare DIR ...] [--episodes N] [--json] [OPTIONS]
+
+NAME: from `hippodrome list suites`. CONFIG: as for `hippodrome train`; its environment is replaced by each of the
+suite's. MODULE:POLICY: score a policy of your own instead, without training.
+--run-dir DIR: where to write (default: runs/NAME-CONFIG-MEMORY). The same command goes on after a kill: finished
+runs are kept, a half-finished one is resumed.
+--compare DIR ...: folders of the same suite whose rows to show beside.
+--episodes N: episodes to score each environment by (default: evaluation.episodes of the config).
+--json: print the table as JSON."""
+
+LISTS = ("envs", "memories", "agents", "configs", "suites")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted and saved.
+
+    Args:
+        argv: the words after the program's name; those of this process where None.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(format="%(message)s")
+    try:
+        return _dispatch(arguments)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        print("interrupted before there was anything to save", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone; what is still buffered must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(arguments: list[str]) -> int:
+    commands = {"train": _train, "evaluate": _evaluate, "suite": _suite, "list": _list}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from hippodrome import __version__
+
+        print(f"hippodrome {__version__}")
+        return 0
+    if arguments[0] not in commands:
+        near = difflib.get_close_matches(arguments[0], commands, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"error: command {arguments[0]!r} is unknown{hint} (known: {', '.join(commands)})", file=sys.stderr)
+        return 2
+    return _reporting(commands[arguments[0]], arguments[1:])
+
+
+def _reporting(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """The command's exit code; an error that a message explains is printed without a traceback."""
+    from hippodrome.training.errors import HippodromeError
+
+    try:
+        return command(arguments)
+    except HippodromeError as error:
+        interrupted = error.exit_code == 130
+        print(str(error) if interrupted else f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _train(arguments: list[str]) -> int:
+    from hippodrome.training.config import check_config, load_config
+
+    source, rest = _leading_words(arguments, 1)
+    parser = _parser("hippodrome train")
+    parser.add_argument("--run-dir", type=Path)
+    parser.add_argument("--resume", type=Path)
+    known, overrides = parser.parse_known_args(rest)
+    if known.run_dir and known.resume:
+        parser.error("--resume goes on in the folder of the run; leave --run-dir out")
+    config = load_config(*source or [known.resume or "quickstart"], overrides, description=TRAIN_HELP)
+    check_config(config)
+    from hippodrome.training import train
+
+    train(config, run_dir=known.run_dir, resume=known.resume, command=["hippodrome", "train", *arguments])
+    return 0
+
+
+def _evaluate(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="hippodrome evaluate", description="Play episodes and tell the returns.")
+    parser.add_argument("policy", metavar="RUN | MODULE:POLICY", help="a run folder, or a policy of your own")
+    parser.add_argument("--env", help="another environment id (required for MODULE:POLICY)")
+    parser.add_argument("--episodes", type=int, default=256, help="one episode in each of N environments (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the environments (%(default)s)")
+    parser.add_argument("--step", default="last", help="checkpoint: best, last, or its number (%(default)s)")
+    parser.add_argument("--import", dest="modules", nargs="+", action="extend", default=[], help="packages to import")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    known = parser.parse_args(arguments)
+    if known.episodes < 1 or known.seed < 0:
+        parser.error(f"--episodes {known.episodes} must be at least 1 and --seed {known.seed} at least 0")
+    if known.step not in ("best", "last") and not known.step.isdecimal():
+        parser.error(f"--step {known.step!r} must be best, last or the number of a checkpoint")
+    from hippodrome.training.plugins import load_plugins
+
+    load_plugins(known.modules)
+    from hippodrome.training import evaluate
+
+    step = int(known.step) if known.step.isdecimal() else known.step
+    options = {"env": known.env, "episodes": known.episodes, "seed": known.seed, "step": step}
+    evaluate(known.policy, json=known.json, **options)
+    return 0
+
+
+def _suite(arguments: list[str]) -> int:
+    from hippodrome.training.suite import run_suite
+
+    words, rest = _leading_words(arguments, 2)
+    parser = _parser("hippodrome suite")
+    parser.add_argument("--run-dir", type=Path)
+    parser.add_argument("--compare", type=Path, nargs="+", default=[])
+    parser.add_argument("--episodes", type=int)
+    parser.add_argument("--json", action="store_true")
+    known, overrides = parser.parse_known_args(rest)
+    if not words:
+        if {"-h", "--help"} & set(overrides):
+            print(SUITE_HELP)
+            return 0
+        parser.error("NAME is missing; see `hippodrome list suites`")
+    run_suite(
+        *words,
+        overrides=overrides,
+        run_dir=known.run_dir,
+        compare=known.compare,
+        episodes=known.episodes,
+        as_json=known.json,
+        description=SUITE_HELP,
+        command=["hippodrome", "suite", *arguments],
+    )
+    return 0
+
+
+def _list(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="hippodrome list", description="Show the names that there are.")
+    parser.add_argument("what", choices=LISTS)
+    parser.add_argument("--import", dest="modules", nargs="+", action="extend", default=[], help="packages to import")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    known = parser.parse_args(arguments)
+    if known.what in ("envs", "memories", "agents"):
+        from hippodrome.training.plugins import load_plugins
+
+        load_plugins(known.modules)
+    names = _names(known.what)
+    print(json.dumps(names) if known.json else "\n".join(names))
+    return 0
+
+
+def _names(what: str) -> list[str]:
+    if what == "envs":
+        from hippodrome.envs import list_envs as listed
+    elif what == "memories":
+        from hippodrome.memory import list_memories as listed
+    elif what == "agents":
+        from hippodrome.agents import list_agents as listed
+    elif what == "configs":
+        from hippodrome.training.config import list_configs as listed
+    else:
+        from hippodrome.training.config import list_suites as listed
+    return listed()
+
+
+def _leading_words(arguments: list[str], most: int) -> tuple[list[str], list[str]]:
+    """The words before the first flag, at most so many, and the rest."""
+    count = 0
+    while count < min(most, len(arguments)) and not arguments[count].startswith("-"):
+        count += 1
+    return arguments[:count], arguments[count:]
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    """A parser of a command's own flags; all others, `--help` too, are left to the configuration's parser."""
+    return argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False, usage=f"{prog} --help shows all")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

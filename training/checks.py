@@ -1,0 +1,120 @@
+"""Rules between the fields of a configuration, and between it, the environment and this machine."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from .errors import ConfigError, unknown_name
+from .schema import EnvConfig, TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A broken rule: its message, and the paths of the fields it was judged by."""
+
+    message: str
+    fields: tuple[str, ...]
+
+    def touches(self, paths: Iterable[str]) -> bool:
+        """Whether it was judged by a field at or below one of `paths`."""
+        return any(field == path or field.startswith(f"{path}.") for field in self.fields for path in paths)
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raise one ConfigError that names every broken rule between fields; see `problems`."""
+    found = problems(config)
+    if found:
+        raise ConfigError([each.message for each in found])
+
+
+def problems(config: TrainConfig) -> list[Problem]:
+    """Every broken rule between the fields of a configuration, the environment and this machine."""
+    return [*_batch_problems(config), *_device_problems(config), *_env_problems(config.env)]
+
+
+def build_env(config: EnvConfig) -> tuple[Any, Any]:
+    """The environment and its parameters, with those of `config.params` replaced.
+
+    Raises:
+        ConfigError: for an unknown id, constructor argument or parameter, or an optional package that is missing.
+    """
+    from hippodrome.envs import make
+
+    try:
+        env = make(config.id, **config.kwargs)
+        params = env.default_params
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"env.id={config.id!r}: {error}") from error
+    if not config.params:
+        return env, params
+    known = [field.name for field in dataclasses.fields(params)] if dataclasses.is_dataclass(params) else []
+    wrong = [unknown_name("env.params: parameter", name, known) for name in config.params if name not in known]
+    if wrong:
+        raise ConfigError(wrong)
+    return env, dataclasses.replace(params, **config.params)
+
+
+def _batch_problems(config: TrainConfig) -> list[Problem]:
+    found = []
+    num_envs, num_shards = config.env.num_envs, config.num_shards
+    num_minibatches = getattr(config.agent, "num_minibatches", 1)
+    num_steps = getattr(config.agent, "num_steps", 1)
+    if num_envs % (num_minibatches * num_shards):
+        product = "agent.num_minibatches" + (" * num_shards" if num_shards > 1 else "")
+        value = f"{num_minibatches}" + (f" * {num_shards}" if num_shards > 1 else "")
+        nearest = math.ceil(num_envs / (num_minibatches * num_shards)) * num_minibatches * num_shards
+        message = f"env.num_envs={num_envs} must be divisible by {product}={value}; the next that is: {nearest}"
+        found.append(Problem(message, ("env.num_envs", "agent.num_minibatches", "num_shards")))
+    if num_shards % config.num_devices:
+        message = (
+            f"num_shards={num_shards} must be divisible by num_devices={config.num_devices}; "
+            f"set num_shards={config.num_devices}"
+        )
+        found.append(Problem(message, ("num_shards", "num_devices")))
+    rollout = num_envs * num_steps
+    if config.total_env_steps < rollout:
+        message = (
+            f"total_env_steps={config.total_env_steps} must be at least one rollout, env.num_envs * agent.num_steps = "
+            f"{num_envs} * {num_steps} = {rollout}; raise it, or lower one of those"
+        )
+        found.append(Problem(message, ("total_env_steps", "env.num_envs", "agent.num_steps")))
+    return found
+
+
+def _device_problems(config: TrainConfig) -> list[Problem]:
+    if config.num_devices == 1:
+        return []
+    import jax
+
+    if config.num_devices <= jax.device_count():
+        return []
+    message = (
+        f"num_devices={config.num_devices} must be at most {jax.device_count()}, the {jax.default_backend()} devices "
+        f"here; on a CPU, set XLA_FLAGS=--xla_force_host_platform_device_count={config.num_devices} before starting"
+    )
+    return [Problem(message, ("num_devices",))]
+
+
+def _env_problems(config: EnvConfig) -> list[Problem]:
+    fields = ("env.id", "env.kwargs", "env.params")
+    try:
+        env, params = build_env(config)
+        action_space = env.action_space(params)
+    except ConfigError as error:
+        return [Problem(each, fields) for each in error.errors]
+    return [Problem(f"env.id={config.id!r}: {message}", fields) for message in _unbounded(action_space)]
+
+
+def _unbounded(action_space: Any) -> list[str]:
+    """Messages for the parts of an action space that are a Box with an infinite bound."""
+    import numpy as np
+
+    from hippodrome.envs import Box, flat_spaces
+
+    return [
+        f"action space {part!r} must have finite bounds (low={part.low}, high={part.high}); "
+        "wrap the environment in one that clips or scales its actions"
+        for part in flat_spaces(action_space)
+        if isinstance(part, Box) and not (np.isfinite(part.low).all() and np.isfinite(part.high).all())
+    ]

@@ -1,0 +1,108 @@
+"""The configuration of a training run: frozen dataclasses with the rule of each field beside it."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment and how many copies of it are stepped together.
+
+    Attributes:
+        id: `suite/Name`; `hippodrome list envs` shows all.
+        num_envs: copies stepped together, in all shards together.
+        kwargs: arguments of the environment's constructor, NAME=VALUE.
+        params: fields of its `default_params` to replace, NAME=VALUE.
+    """
+
+    id: str = "popgym/RepeatPreviousEasy"
+    num_envs: PositiveInt = 64
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    params: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """How often the whole training state is saved.
+
+    Attributes:
+        every_updates: updates between two checkpoints; the last update is always saved.
+        keep: newest checkpoints kept; the best one is kept besides.
+    """
+
+    every_updates: PositiveInt = 50
+    keep: PositiveInt = 3
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the agent is evaluated: one episode in each evaluation environment, from a fixed key.
+
+    Attributes:
+        episodes: episodes, one environment each.
+        every_updates: updates between evaluations during training; 0: only at the end.
+        seed: seed of the evaluation environments.
+    """
+
+    episodes: PositiveInt = 256
+    every_updates: NonNegativeInt = 0
+    seed: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is written while training.
+
+    Attributes:
+        every_updates: updates between two lines of metrics.jsonl.
+        tensorboard: also write TensorBoard events.
+    """
+
+    every_updates: PositiveInt = 1
+    tensorboard: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. A run folder's config.yaml is one of these, with every field resolved.
+
+    Attributes:
+        env: the environment.
+        memory: what the agent remembers with; an instance of `hippodrome.memory.memory_config(kind)`.
+        agent: how it learns; an instance of `hippodrome.agents.agent_config(kind)`.
+        total_env_steps: environment steps to train for, all environments together, each seed.
+        seed: seed of the run; the first of them where there are several.
+        num_seeds: seeds trained in one program, by vmap.
+        num_devices: devices the environments are split over, by shard_map.
+        num_shards: groups of environments that minibatches and statistics are stratified by; a run gives the same
+            result on any number of devices that divides it.
+        max_time: stop, saved, after this many seconds of training.
+        stop_at_return: stop, saved, once the training episode return reaches this.
+        init_from: run folder whose final parameters the run begins with.
+        import_modules: packages imported first, which register memories, environments or agents.
+        checkpoint: how often the whole training state is saved.
+        evaluation: how the agent is evaluated.
+        log: what is written while training.
+    """
+
+    env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
+    memory: Any
+    agent: Any
+    total_env_steps: PositiveInt = 500_000
+    seed: NonNegativeInt = 0
+    num_seeds: PositiveInt = 1
+    num_devices: PositiveInt = 1
+    num_shards: PositiveInt = 1
+    max_time: Annotated[float, Field(gt=0)] | None = None
+    stop_at_return: float | None = None
+    init_from: str | None = None
+    import_modules: tuple[str, ...] = ()
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    log: LogConfig = dataclasses.field(default_factory=LogConfig)
