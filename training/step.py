@@ -14,8 +14,9 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from hippodrome.agents import Agent, Rollout, make_agent
-from hippodrome.envs import VectorEnv, VectorState, environment_keys, make
+from hippodrome.envs import VectorEnv, VectorState, environment_keys
 
+from .checks import build_env
 from .rollout import collect
 
 DEVICE_AXIS = "devices"
@@ -85,8 +86,7 @@ class Experiment:
 
 def make_environment(env_config: Any, num_steps: int) -> VectorEnv:
     """The vectorised environment of a configuration, its parameters overridden where asked."""
-    env = make(env_config.id, **env_config.kwargs)
-    params = env.default_params.replace(**env_config.params)
+    env, params = build_env(env_config)
     return VectorEnv(env, params, num_steps=num_steps)
 
 

@@ -1,0 +1,238 @@
+"""Evaluation of a run, or of anybody's policy, on an environment; and policies loaded from runs.
+
+Legend: `S` training seeds, `E` episodes each.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from rich.table import Table
+
+from .checkpoint import Checkpointer
+from .config import EnvConfig, TrainConfig, load_config
+from .episodes import agent_episodes, policy_episodes, require_ended
+from .errors import ConfigError
+from .policy import Policy
+from .statistics import summarize_returns
+from .step import Experiment, TrainState, make_environment, make_experiment
+
+CheckpointChoice = Literal["last", "best"] | int
+
+
+def load_policy(
+    run: str | Path, *, train_seed: int | Literal["best"] = "best", step: CheckpointChoice = "last"
+) -> Policy:
+    """The policy of a run folder.
+
+    Args:
+        run: the folder.
+        train_seed: which of the vmapped seeds, counted from 0; "best" takes the one with the highest training return.
+        step: "last" is the newest checkpoint, "best" the parameters with the highest training return, a number the
+            checkpoint of that update.
+
+    Raises:
+        ConfigError: if the folder is no run, or the seed is not one of its own.
+        CheckpointError: if it has no such checkpoint.
+    """
+    config = load_config(run)
+    experiment, state = restore_run(run, config, step)
+    params = _chosen_params(state, step)
+    if config.num_seeds > 1:
+        scores = np.where(np.asarray(state.failed_update) < 0, np.asarray(state.best.score), -np.inf)
+        index = int(np.argmax(scores)) if train_seed == "best" else train_seed
+        if not 0 <= index < config.num_seeds:
+            raise ConfigError(f"train_seed={train_seed} must be below the run's num_seeds={config.num_seeds}")
+        params = jax.tree.map(lambda leaf: leaf[index], params)
+    elif train_seed not in ("best", 0):
+        raise ConfigError(f"train_seed={train_seed} must be 0: the run has one seed")
+    return Policy(experiment.agent, params, experiment.envs.action_space)
+
+
+def evaluate(
+    target: str | Path,
+    *,
+    env: str | None = None,
+    episodes: int = 256,
+    seed: int = 0,
+    step: CheckpointChoice = "last",
+) -> dict[str, Any]:
+    """Plays `episodes` episodes, one in each environment, deterministically and sampled; returns the summary.
+
+    A run's result is also written to its folder: `evaluation.json`, or `evaluation-<env>.json` for another environment.
+
+    Args:
+        target: a run folder, or `module:policy` naming an object of the `load_policy` protocol (or a function without
+            arguments that returns one).
+        env: environment id; a run's own by default, required for `module:policy`.
+        episodes: episodes of each training seed.
+        seed: of the evaluation environments.
+        step: which checkpoint, see `load_policy`.
+
+    Raises:
+        ConfigError: for a target that is neither, an unknown environment, or one with other spaces than the run's.
+    """
+    if episodes < 1:
+        raise ConfigError(f"episodes={episodes} must be at least 1")
+    key = jax.random.key(seed)
+    if not Path(target).is_dir() and ":" in str(target):
+        return _evaluate_callable(str(target), env, episodes, key)
+    config = load_config(target)
+    experiment, state = restore_run(target, config, step)
+    env_config = config.env if env is None or env == config.env.id else EnvConfig(id=env)
+    envs = make_environment(env_config, num_steps=1)
+    _require_same_spaces(experiment, envs, config.env.id, env_config.id)
+    result = evaluate_state(experiment, envs, state, config, key, episodes, step)
+    result = {"env": env_config.id, "checkpoint": step, **result}
+    name = "evaluation.json" if env_config is config.env else f"evaluation-{env_config.id.replace('/', '-')}.json"
+    write_json(Path(target) / name, result)
+    return result
+
+
+def evaluate_state(
+    experiment: Experiment,
+    envs: Any,
+    state: TrainState,
+    config: TrainConfig,
+    key: jax.Array,
+    episodes: int,
+    step: CheckpointChoice = "last",
+) -> dict[str, Any]:
+    """The summary of one training state; every seed plays the same episodes."""
+    params = _chosen_params(state, step)
+    if config.num_seeds == 1:
+        params = jax.tree.map(lambda leaf: leaf[None], params)
+    failed = np.atleast_1d(np.asarray(state.failed_update)) >= 0
+
+    def play(deterministic: bool) -> Callable:
+        def one_seed(params):
+            return agent_episodes(
+                experiment.agent, envs, params, key, num_episodes=episodes, deterministic=deterministic
+            )
+
+        # Seeds in turn: a vmapped while_loop would run every seed to the end of the slowest.
+        return jax.jit(lambda params: jax.lax.map(one_seed, params))
+
+    deterministic, sampled = play(True)(params), play(False)(params)
+    return _result(deterministic, sampled, envs, episodes, [int(each) for each in np.flatnonzero(failed)], config.seed)
+
+
+def restore_run(run: str | Path, config: TrainConfig, step: CheckpointChoice) -> tuple[Experiment, TrainState]:
+    """The experiment of a run and the state of one of its checkpoints, on one device."""
+    experiment = make_experiment(dataclasses.replace(config, num_devices=1))
+    checkpointer = Checkpointer(Path(run) / "checkpoints", keep=config.checkpoint.keep)
+    state, _ = checkpointer.restore(state_template(experiment, config), step=None if step == "last" else step)
+    return experiment, state
+
+
+def state_template(experiment: Experiment, config: TrainConfig) -> Any:
+    """Shapes and types of the training state, for restoring."""
+    return jax.eval_shape(lambda: initial_state(experiment, config))
+
+
+def initial_state(experiment: Experiment, config: TrainConfig) -> TrainState:
+    """The state a run begins with: of the seed, or of `num_seeds` seeds from it on, stacked."""
+    keys = [jax.random.key(config.seed + index) for index in range(config.num_seeds)]
+    if config.num_seeds == 1:
+        return experiment.init(keys[0])
+    return jax.vmap(experiment.init)(jax.numpy.stack(keys))
+
+
+def evaluation_table(result: dict[str, Any]) -> Table:
+    """The result as a table for a terminal."""
+    table = Table(title=f"{result['env']}: {result['episodes']} episodes, {result['seeds']} seed(s)")
+    columns = ["mean", "std", "iqm", "iqm_low", "iqm_high", "min", "max"]
+    for column in ["policy", *columns]:
+        table.add_column(column, justify="left" if column == "policy" else "right")
+    for name, label in (("return", "deterministic"), ("return_sampled", "sampled")):
+        table.add_row(label, *(f"{result[name][column]:.3f}" for column in columns))
+    return table
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes strict JSON, whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, allow_nan=False)
+            file.write("\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _chosen_params(state: TrainState, step: CheckpointChoice) -> Any:
+    return state.best.params if step == "best" else state.learner.params
+
+
+def _result(
+    deterministic: tuple, sampled: tuple, envs: Any, episodes: int, failed: list[int], seed: int
+) -> dict[str, Any]:
+    """What evaluation.json holds besides the environment."""
+    summaries = {}
+    num_seeds = np.asarray(deterministic[0]).shape[0]
+    kept = [index for index in range(num_seeds) if index not in failed]
+    if not kept:
+        raise ConfigError(f"every seed of the run failed (seeds {failed}); there is nothing to evaluate")
+    for name, (returns, lengths, done) in (("return", deterministic), ("return_sampled", sampled)):
+        require_ended(np.asarray(done)[kept], envs)
+        summaries[name] = summarize_returns(np.asarray(returns)[kept])
+        summaries[name.replace("return", "length")] = float(np.asarray(lengths)[kept].mean())
+    return {
+        "episodes": episodes,
+        "seeds": num_seeds,
+        "train_seeds": [seed + index for index in kept],
+        "failed_seeds": [seed + index for index in failed],
+        **summaries,
+    }
+
+
+def _evaluate_callable(target: str, env: str | None, episodes: int, key: jax.Array) -> dict[str, Any]:
+    if env is None:
+        raise ConfigError(f"evaluating {target!r} needs an environment: --env suite/Name")
+    policy = load_callable(target)
+    envs = make_environment(EnvConfig(id=env), num_steps=1)
+    runs = [
+        tuple(
+            each[None]
+            for each in policy_episodes(policy, envs, key, num_episodes=episodes, deterministic=deterministic)
+        )
+        for deterministic in (True, False)
+    ]
+    return {"env": env, "policy": target, **_result(*runs, envs, episodes, [], 0)}
+
+
+def load_callable(target: str) -> Any:
+    """The policy that `module:policy` names. Raises ConfigError if there is none or it lacks the protocol."""
+    module_name, _, attribute = target.partition(":")
+    try:
+        policy = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{target!r} names no policy: {error}; write module:policy, importable from here") from error
+    if not hasattr(policy, "initial_carry") and callable(policy):
+        policy = policy()
+    if not (callable(policy) and hasattr(policy, "initial_carry")):
+        raise ConfigError(
+            f"{target!r} must have initial_carry(num_envs) and be called as policy(carry, observation, reward, reset, "
+            "key=None) -> (carry, action)"
+        )
+    return policy
+
+
+def _require_same_spaces(experiment: Experiment, envs: Any, own: str, other: str) -> None:
+    pairs = {
+        "observation": (experiment.envs.observation_space, envs.observation_space),
+        "action": (experiment.envs.action_space, envs.action_space),
+    }
+    for name, (here, there) in pairs.items():
+        if repr(here) != repr(there):
+            raise ConfigError(f"{other} has the {name} space {there!r}, but the run was trained on {own} with {here!r}")

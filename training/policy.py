@@ -1,0 +1,90 @@
+"""A trained agent as a policy anybody can call: one step in, one action out.
+
+Legend: `B` environments.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Key
+
+from hippodrome.agents import Agent
+from hippodrome.envs import Timestep, null_action
+
+
+@struct.dataclass
+class PolicyCarry:
+    """What a policy remembers between steps: the agent's carry and the action it took last (`[B, ...]`)."""
+
+    memory: Any
+    previous_action: Any
+
+
+class Policy:
+    """A trained agent with its parameters.
+
+    `carry, action = policy(carry, observation, reward, reset, key=None)`: `reset` is True where `observation` is the
+    first of an episode (all True at the first call); `reward` is what the last action yielded, ignored where `reset`.
+    The step is jitted on first use; it can also be traced inside a jitted function.
+
+    Args:
+        agent: its pure functions.
+        params: its parameters.
+        action_space: of the environment, for the null action.
+    """
+
+    def __init__(self, agent: Agent, params: Any, action_space: Any):
+        self.agent = agent
+        self.params = params
+        self.action_space = action_space
+
+    def initial_carry(self, num_envs: int) -> PolicyCarry:
+        """The carry before the first step."""
+        null = null_action(self.action_space)
+        repeated = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_envs, *leaf.shape)), null)
+        return PolicyCarry(self.agent.initial_carry(num_envs), repeated)
+
+    def __call__(
+        self,
+        carry: PolicyCarry,
+        observation: Any,
+        reward: Float[Array, " B"],
+        reset: Bool[Array, " B"],
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[PolicyCarry, Any]:
+        """One step: the carry to hand on and the action for the environment, leaves `[B, ...]`.
+
+        Args:
+            carry: from `initial_carry` or the last call.
+            observation: leaves `[B, ...]`.
+            reward: `[B]`.
+            reset: bool `[B]`.
+            key: to sample the action; without one it is the most likely one.
+
+        Raises:
+            ValueError: if `reset` has not one flag for each environment of the carry.
+        """
+        reset = jnp.asarray(reset, bool)
+        num_envs = jax.tree.leaves(carry.previous_action)[0].shape[0]
+        if reset.shape != (num_envs,):
+            raise ValueError(f"reset has shape {reset.shape}, expected ({num_envs},), one flag for each environment")
+        return _step(self.agent, self.action_space, self.params, carry, observation, reward, reset, key)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _step(agent, action_space, params, carry, observation, reward, reset, key):
+    def where_reset(null, value):
+        return jnp.where(reset.reshape(reset.shape + (1,) * (value.ndim - 1)), null, value)
+
+    timestep = Timestep(
+        observation=observation,
+        reset=reset,
+        previous_action=jax.tree.map(where_reset, null_action(action_space), carry.previous_action),
+        previous_reward=jnp.where(reset, 0.0, jnp.asarray(reward, jnp.float32)),
+    )
+    keys = jax.random.split(jax.random.key(0) if key is None else key, reset.shape[0])
+    memory, decision = agent.act(params, carry.memory, timestep, keys, deterministic=key is None)
+    return PolicyCarry(memory, decision.env_action), decision.env_action
