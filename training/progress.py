@@ -1,0 +1,110 @@
+"""The progress of a training run: a live bar on a terminal, a plain line now and then elsewhere."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Stopwatch:
+    """Steps per second of training alone: without what happened before the first lap, compiling above all.
+
+    Call `lap` after every update, and `pause` before anything that is no training (an evaluation, a checkpoint): what
+    passes until the next `resume` is not counted.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.steps = 0
+        self._since: float | None = None
+        self._started = False
+
+    def lap(self, steps: int) -> None:
+        """Count an update of so many steps; the first call only starts the watch."""
+        now = time.perf_counter()
+        if self._since is not None:
+            self.seconds += now - self._since
+        if self._started:
+            self.steps += steps
+        self._started = True
+        self._since = now
+
+    def pause(self) -> None:
+        """Count the time until now, and none from here on until `resume`."""
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
+
+    def resume(self) -> None:
+        """Count from now on again, if the first lap has been."""
+        if self._started:
+            self._since = time.perf_counter()
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Of everything counted; None before the second lap."""
+        return self.steps / self.seconds if self.steps else None
+
+
+class ProgressBar:
+    """Environment steps done, steps per second, return, and time left.
+
+    Args:
+        total_env_steps: of the run.
+        console: where to draw; standard error by default.
+    """
+
+    def __init__(self, total_env_steps: int, console: Console | None = None):
+        self.total_env_steps = total_env_steps
+        self.console = console or Console(stderr=True)
+        self._last_line = -float("inf")
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"))
+        self._progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self._task = self._progress.add_task("compiling", total=total_env_steps, status="")
+
+    def __enter__(self) -> "ProgressBar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(
+        self, env_steps: int, *, steps_per_second: float | None = None, episode_return: float | None = None
+    ) -> None:
+        """Show where the run is; off a terminal, print a line if the last is some time ago or this is the end.
+
+        Args:
+            env_steps: done so far.
+            steps_per_second: of training alone, None while unknown.
+            episode_return: mean of the latest episodes, None while none ended.
+        """
+        status = self._status(env_steps, steps_per_second, episode_return)
+        if self.console.is_terminal:
+            self._progress.update(self._task, completed=env_steps, description="training", status=status)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= SECONDS_BETWEEN_LINES or env_steps >= self.total_env_steps:
+            self._last_line = now
+            self.console.print(status, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _status(self, env_steps: int, steps_per_second: float | None, episode_return: float | None) -> str:
+        parts = [f"{env_steps:,}/{self.total_env_steps:,} steps"]
+        if steps_per_second:
+            parts.append(f"{steps_per_second:,.0f} steps/s")
+        parts.append("return -" if episode_return is None else f"return {episode_return:.3f}")
+        if steps_per_second:
+            parts.append(f"ETA {_clock((self.total_env_steps - env_steps) / steps_per_second)}")
+        return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
