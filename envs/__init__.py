@@ -1,7 +1,8 @@
 """Environments that step in JAX and tell exactly which observation starts an episode."""
 
+from .checks import EnvCheckError, check_env
 from .core import Environment, EnvParams, EnvState, Outcome, Timestep, null_action
-from .registry import list_envs, make, register_env
+from .registry import list_envs, make, register_env, register_unavailable
 from .spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple, flat_spaces, to_gymnasium
 from .vector import VectorEnv, VectorState, environment_keys
 
@@ -9,6 +10,7 @@ __all__ = [
     "Box",
     "Dict",
     "Discrete",
+    "EnvCheckError",
     "EnvParams",
     "EnvState",
     "Environment",
@@ -19,11 +21,13 @@ __all__ = [
     "Tuple",
     "VectorEnv",
     "VectorState",
+    "check_env",
     "environment_keys",
     "flat_spaces",
     "list_envs",
     "make",
     "null_action",
     "register_env",
+    "register_unavailable",
     "to_gymnasium",
 ]

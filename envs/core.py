@@ -1,7 +1,8 @@
 """The environment protocol and what a policy sees of it at one step.
 
-Legend: `B` environments. An environment is the gymnax 1.x interface: subclass `Environment` and write `reset_env`,
-`step_env`, `is_truncated`, `observation_space`, `action_space` and `default_params`. Only `vector.py` auto-resets.
+Legend: `B` environments. The protocol is the gymnax 1.x interface, without importing gymnax (and the plotting libraries
+it loads): subclass `Environment` and write `reset_env`, `step_env`, `is_truncated`, `observation_space`,
+`action_space` and `default_params`. `vector.py` does the auto-resetting.
 """
 
 from typing import Any
@@ -9,23 +10,73 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from gymnax.environments.environment import Environment as GymnaxEnvironment
-from gymnax.environments.environment import EnvParams, EnvState
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from .spaces import Box, flat_spaces
+from .spaces import Box, Discrete, MultiDiscrete, Space, flat_spaces
 
 __all__ = ["EnvParams", "EnvState", "Environment", "Outcome", "Timestep", "null_action"]
 
 
-class Environment(GymnaxEnvironment):
-    """One environment, pure functions over an explicit state (the gymnax 1.x interface).
+@struct.dataclass
+class EnvState:
+    """What an environment remembers from step to step; subclasses add their own fields.
 
-    `reset_env(key, params) -> (observation, state)`;
-    `step_env(key, state, action, params) -> (observation, state, reward, terminated, info)`;
-    `is_truncated(state, params)` of the state that `step_env` returned (default: `state.time` has reached
-    `params.max_steps_in_episode`). `observation` is always that of the state reached, never of a new episode.
+    Attributes:
+        time: int32; steps taken since the episode began.
     """
+
+    time: Int[Array, ""] | int
+
+
+@struct.dataclass
+class EnvParams:
+    """Numbers of an environment that may change without a new environment.
+
+    Attributes:
+        max_steps_in_episode: the episode is truncated after that many steps.
+    """
+
+    max_steps_in_episode: int = 1
+
+
+class Environment:
+    """One environment, pure functions over an explicit state.
+
+    `observation` is always that of the state reached, never of a new episode.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name for messages; the class's unless overridden."""
+        return type(self).__name__
+
+    @property
+    def default_params(self) -> Any:
+        """The parameters used where none are given."""
+        return EnvParams()
+
+    def reset_env(self, key: Key[Array, ""], params: Any) -> tuple[Any, Any]:
+        """Begins an episode: `(observation, state)`."""
+        raise NotImplementedError(f"{self.name} must define reset_env(key, params) -> (observation, state)")
+
+    def step_env(self, key: Key[Array, ""], state: Any, action: Any, params: Any) -> tuple[Any, Any, Any, Any, dict]:
+        """Takes one action, never resets: `(observation, state, reward, terminated, info)`."""
+        raise NotImplementedError(
+            f"{self.name} must define step_env(key, state, action, params) -> (observation, state, reward, terminated, "
+            "info)"
+        )
+
+    def is_truncated(self, state: Any, params: Any) -> Bool[Array, ""]:
+        """Whether the state that `step_env` returned ends the episode by a limit; terminated wins where both hold."""
+        return jnp.asarray(state.time >= params.max_steps_in_episode)
+
+    def observation_space(self, params: Any) -> Space:
+        """What `reset_env` and `step_env` observe."""
+        raise NotImplementedError(f"{self.name} must define observation_space(params) -> Space")
+
+    def action_space(self, params: Any) -> Space:
+        """What `step_env` takes."""
+        raise NotImplementedError(f"{self.name} must define action_space(params) -> Space")
 
     def reset_pool_size(self, num_steps: int) -> int:
         """How many start states to draw ahead, per environment, for `num_steps` steps; 0 draws one at every step.
@@ -35,6 +86,27 @@ class Environment(GymnaxEnvironment):
         """
         del num_steps
         return 0
+
+    def reset(self, key: Key[Array, ""], params: Any = None) -> tuple[Any, Any]:
+        """`reset_env`, for code written for gymnax."""
+        return self.reset_env(key, self.default_params if params is None else params)
+
+    def step(self, key: Key[Array, ""], state: Any, action: Any, params: Any = None) -> tuple:
+        """gymnax 1.x's `step`, for code written for it: begins a new episode where one ended. Not for `VectorEnv`.
+
+        Returns:
+            `(observation, state, reward, terminated, truncated, info)`; observation and state are those of the new
+            episode where one ended, and `info["final_observation"]` is the one reached.
+        """
+        params = self.default_params if params is None else params
+        step_key, reset_key = jax.random.split(key)
+        reached, state, reward, terminated, info = self.step_env(step_key, state, action, params)
+        truncated = self.is_truncated(state, params)
+        fresh = self.reset_env(reset_key, params)
+        ended = terminated | truncated
+        observation, state = jax.tree.map(lambda new, old: jnp.where(ended, new, old), fresh, (reached, state))
+        info = {**info, "terminated": terminated, "truncated": truncated, "final_observation": reached}
+        return observation, state, reward, terminated, truncated, info
 
 
 @struct.dataclass
@@ -80,13 +152,22 @@ class Outcome:
         return self.terminated | self.truncated
 
 
-def null_action(space: Any) -> Any:
-    """The previous action of a first step: -1 for every discrete part (its one-hot is all zeros), 0 for a Box."""
+def null_action(space: Space) -> Any:
+    """The previous action of a first step: -1 for every discrete part (its one-hot is all zeros), 0 for a Box.
+
+    Raises:
+        TypeError: for a part that is none of `hippodrome.envs`' Discrete, MultiDiscrete, Box.
+    """
 
     def leaf(part: Any) -> jax.Array:
         if isinstance(part, Box):
             return jnp.zeros(part.shape, part.dtype)
-        return jnp.full(part.shape, -1, jnp.int32)
+        if isinstance(part, Discrete | MultiDiscrete):
+            return jnp.full(part.shape, -1, jnp.int32)
+        raise TypeError(
+            f"action space {part!r} ({type(part).__module__}) must be a Discrete, MultiDiscrete or Box of "
+            "hippodrome.envs; wrap a gymnax environment in hippodrome.envs.adapters.gymnax_env.GymnaxAdapter"
+        )
 
-    structure = jax.tree.structure(jax.eval_shape(space.sample, jax.random.key(0)))
-    return jax.tree.unflatten(structure, [leaf(part) for part in flat_spaces(space)])
+    parts = [leaf(part) for part in flat_spaces(space)]
+    return jax.tree.unflatten(jax.tree.structure(jax.eval_shape(space.sample, jax.random.key(0))), parts)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 _FACTORIES: dict[str, tuple[str | Callable[..., Any], dict[str, Any]]] = {}
+_UNAVAILABLE: dict[str, str] = {}
 
 
 def register_env(env_id: str, factory: str | Callable[..., Any], **kwargs: Any) -> None:
@@ -28,6 +29,11 @@ def register_env(env_id: str, factory: str | Callable[..., Any], **kwargs: Any) 
     _FACTORIES[env_id] = entry
 
 
+def register_unavailable(env_id: str, reason: str) -> None:
+    """Let `make(env_id)` fail with `reason`: for an environment people will look for and cannot have."""
+    _UNAVAILABLE[env_id] = reason
+
+
 def list_envs(suite: str | None = None) -> list[str]:
     """Every known id, sorted; only those of `suite` where one is given."""
     _load_builtin()
@@ -42,9 +48,12 @@ def make(env_id: str, **kwargs: Any) -> Any:
         kwargs: arguments of the environment's constructor.
 
     Raises:
-        ValueError: for an unknown id (with the nearest known ones) or an argument the environment does not take.
+        ValueError: for an unknown id (with the nearest known ones), one that is not offered (with the reason), or an
+            argument the environment does not take.
     """
     _load_builtin()
+    if env_id in _UNAVAILABLE and env_id not in _FACTORIES:
+        raise ValueError(f"env {env_id!r} is not offered: {_UNAVAILABLE[env_id]}")
     if env_id not in _FACTORIES:
         raise ValueError(_unknown(env_id))
     factory, defaults = _FACTORIES[env_id]

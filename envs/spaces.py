@@ -1,19 +1,107 @@
-"""Spaces: the gymnax classes where they work, and the ones gymnax lacks (MultiDiscrete) or gets wrong (Tuple, Dict).
+"""Spaces: what one observation or one action of one environment can be.
 
-A space describes one observation or action of one environment; `sample(key)` and `contains(x)` are jittable. Composite
-spaces hold their parts in `spaces`: a tuple for `Tuple`, a dict for `Dict`; their elements are plain tuples and dicts.
+`sample(key)` and `contains(x)` are jittable. Composite spaces hold their parts in `spaces`: a tuple for `Tuple`, a dict
+for `Dict`; their elements are plain tuples and dicts.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnax.environments.spaces import Box, Discrete, Space
+
+if TYPE_CHECKING:
+    import gymnasium
 
 __all__ = ["Box", "Dict", "Discrete", "MultiDiscrete", "Space", "Tuple", "flat_spaces", "to_gymnasium"]
+
+
+class Space:
+    """A set of elements."""
+
+    def sample(self, key: jax.Array) -> Any:
+        """A random element."""
+        raise NotImplementedError(f"{type(self).__name__} must define sample(key)")
+
+    def contains(self, x: Any) -> jax.Array:
+        """Whether `x` is an element, a bool scalar."""
+        raise NotImplementedError(f"{type(self).__name__} must define contains(x)")
+
+
+class Discrete(Space):
+    """The integers `range(n)`, int32 scalars.
+
+    Args:
+        n: number of values; at least 1.
+
+    Raises:
+        ValueError: if `n` is below 1.
+    """
+
+    def __init__(self, n: int):
+        if n < 1:
+            raise ValueError(f"n={n!r} must be at least 1")
+        self.n = int(n)
+        self.shape = ()
+        self.dtype = jnp.dtype(jnp.int32)
+
+    def __repr__(self) -> str:
+        return f"Discrete({self.n})"
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """A uniform draw."""
+        return jax.random.randint(key, (), 0, self.n, dtype=jnp.int32)
+
+    def contains(self, x: Any) -> jax.Array:
+        """Whether `x` is in `range(n)`."""
+        x = jnp.asarray(x)
+        return jnp.all((x >= 0) & (x < self.n))
+
+
+class Box(Space):
+    """Arrays of one shape with a lower and an upper bound for every element.
+
+    Args:
+        low: lower bound, a number or an array that broadcasts to `shape`; -inf where there is none.
+        high: upper bound, inclusive; inf where there is none.
+        shape: shape of an element; that of the bounds where None.
+        dtype: its dtype.
+
+    Raises:
+        ValueError: if the bounds do not broadcast to the shape, or a lower one exceeds its upper one.
+    """
+
+    def __init__(self, low: Any, high: Any, shape: Sequence[int] | None = None, dtype: Any = jnp.float32):
+        self.shape = np.broadcast_shapes(np.shape(low), np.shape(high)) if shape is None else tuple(shape)
+        self.dtype = jnp.dtype(dtype)
+        self.low = _bound("low", low, self.shape, self.dtype)
+        self.high = _bound("high", high, self.shape, self.dtype)
+        if (self.low > self.high).any():
+            raise ValueError(f"low={low!r} must not exceed high={high!r} anywhere")
+
+    def __repr__(self) -> str:
+        low, high = (_short(bound) for bound in (self.low, self.high))
+        return f"Box({low}, {high}, {self.shape}, {self.dtype.name})"
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Uniform between the bounds; standard normal, clipped to the bounds, for elements that lack one."""
+        if not jnp.issubdtype(self.dtype, jnp.floating):
+            below = np.minimum(self.high.astype(np.int64), np.iinfo(np.int32).max - 1) + 1
+            return jax.random.randint(key, self.shape, self.low.astype(np.int32), below.astype(np.int32)).astype(
+                self.dtype
+            )
+        bounded = np.isfinite(self.low) & np.isfinite(self.high)
+        low, high = np.where(bounded, self.low, 0), np.where(bounded, self.high, 1)
+        uniform_key, normal_key = jax.random.split(key)
+        uniform = low + jax.random.uniform(uniform_key, self.shape) * (high - low)
+        normal = jax.random.normal(normal_key, self.shape)
+        return jnp.clip(jnp.where(bounded, uniform, normal), self.low, self.high).astype(self.dtype)
+
+    def contains(self, x: Any) -> jax.Array:
+        """Whether every element of `x` is within its bounds."""
+        x = jnp.asarray(x)
+        return jnp.all((x >= self.low) & (x <= self.high))
 
 
 class MultiDiscrete(Space):
@@ -88,7 +176,7 @@ class Dict(Space):
         return jnp.all(jnp.stack([jnp.asarray(space.contains(x[name])) for name, space in self.spaces.items()]))
 
 
-def flat_spaces(space: Any) -> list[Any]:
+def flat_spaces(space: Space) -> list[Space]:
     """The leaf spaces of `space` in the order `jax.tree.leaves` visits its elements (dict parts by sorted name)."""
     parts = getattr(space, "spaces", None)
     if parts is None:
@@ -97,12 +185,14 @@ def flat_spaces(space: Any) -> list[Any]:
     return [leaf for child in children for leaf in flat_spaces(child)]
 
 
-def to_gymnasium(space: Any) -> gymnasium.Space:
+def to_gymnasium(space: Space) -> "gymnasium.Space":
     """The gymnasium space with the same elements.
 
     Raises:
         TypeError: for a space that is none of Discrete, MultiDiscrete, Box, Tuple, Dict.
     """
+    import gymnasium  # here, not above: it takes a second that most programs need not spend
+
     parts = getattr(space, "spaces", None)
     if isinstance(parts, Mapping):
         return gymnasium.spaces.Dict({name: to_gymnasium(part) for name, part in parts.items()})
@@ -111,10 +201,20 @@ def to_gymnasium(space: Any) -> gymnasium.Space:
     if isinstance(space, MultiDiscrete):
         return gymnasium.spaces.MultiDiscrete(space.nvec)
     if isinstance(space, Discrete):
-        return gymnasium.spaces.Discrete(int(space.n))
+        return gymnasium.spaces.Discrete(space.n)
     if isinstance(space, Box):
-        dtype = np.dtype(space.dtype)
-        low = np.broadcast_to(np.asarray(space.low, dtype), space.shape)
-        high = np.broadcast_to(np.asarray(space.high, dtype), space.shape)
-        return gymnasium.spaces.Box(low, high, space.shape, dtype)
+        return gymnasium.spaces.Box(space.low, space.high, space.shape, space.dtype)
     raise TypeError(f"space={space!r} must be Discrete, MultiDiscrete, Box, Tuple or Dict")
+
+
+def _bound(name: str, bound: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    try:
+        return np.broadcast_to(np.asarray(bound, dtype), shape).copy()
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{name}={bound!r} must fit dtype={dtype} and broadcast to shape={shape}") from error
+
+
+def _short(bound: np.ndarray) -> str:
+    if bound.size and (bound == bound.flat[0]).all():
+        return repr(bound.flat[0].item())
+    return np.array2string(bound, threshold=6)

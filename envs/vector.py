@@ -76,7 +76,7 @@ class VectorEnv:
 
     def _reset_one(self, key: Key[Array, ""]) -> VectorState:
         key, reset_key = jax.random.split(key)
-        observation, env_state = self.env.reset_env(reset_key, self.params)
+        observation, env_state = _strongly_typed(self.env.reset_env(reset_key, self.params))
         state = VectorState(
             env_state=env_state,
             key=key,
@@ -121,7 +121,7 @@ class VectorEnv:
             fresh = self.env.reset_env(reset_key, self.params)
             pool_next = state.pool_next
 
-        next_observation, next_env_state = _where(outcome.ended, fresh, (observation, env_state))
+        next_observation, next_env_state = _strongly_typed(_where(outcome.ended, fresh, (observation, env_state)))
         next_state = VectorState(
             env_state=next_env_state,
             key=key,
@@ -148,6 +148,12 @@ def environment_keys(key: Key[Array, ""], first: Int[Array, ""] | int, num_envs:
 
 def _where(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def _strongly_typed(tree: Any) -> Any:
+    # A reset that writes `time=0` makes a weakly typed leaf; after one step it no longer is, and a jitted train step
+    # would compile a second time for it.
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.asarray(leaf).dtype), tree)
 
 
 def _like_space(action: Any, space: Any) -> Any:
