@@ -35,7 +35,7 @@ def learn(agent: Any, state: Any, batch: Rollout, key: Key[Array, ""]) -> tuple[
         start = jax.tree.map(lambda leaf: leaf[envs], batch.initial_carry)
         grads, metrics = jax.grad(_loss, argnums=1, has_aux=True)(agent, network, start, part)
         grads, metrics = pmean((grads, metrics), agent.axis_name)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         updates, new_optimizer = agent.optimizer.update(grads["params"], optimizer, network["params"])
         new = ({"params": optax.apply_updates(network["params"], updates)}, new_optimizer)
         if config.target_kl is not None:

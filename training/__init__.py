@@ -1,0 +1,29 @@
+"""Training, evaluation and the policies that come of them: the functions of the command line."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import TrainConfig, load_config, save_config
+    from .evaluation import evaluate, load_policy
+    from .loop import train
+    from .policy import Policy
+
+# Imported when first asked for, so that `hippodrome --help` and errors in a configuration do not wait for jax.
+_HOMES = {
+    "Policy": "policy",
+    "TrainConfig": "config",
+    "evaluate": "evaluation",
+    "load_config": "config",
+    "load_policy": "evaluation",
+    "save_config": "config",
+    "train": "loop",
+}
+
+__all__ = ["Policy", "TrainConfig", "evaluate", "load_config", "load_policy", "save_config", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

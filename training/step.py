@@ -5,12 +5,13 @@ Legend: `T` steps of a rollout, `B` environments (of this device).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from hippodrome.agents import Agent, Rollout, make_agent
@@ -70,6 +71,7 @@ class Experiment:
     Attributes:
         init: `key -> TrainState` for one seed.
         step: `TrainState -> (TrainState, metrics)`, for one seed or for all, as `num_seeds` says; not jitted.
+        place: puts a TrainState on the devices of the run.
         agent: the agent of the whole run, as evaluation and deployment use it.
         envs: the environments.
         num_updates: updates of the whole run.
@@ -78,6 +80,7 @@ class Experiment:
 
     init: Callable[[Key[Array, ""]], TrainState]
     step: Callable[[TrainState], tuple[TrainState, dict[str, Array]]]
+    place: Callable[[TrainState], TrainState]
     agent: Agent
     envs: VectorEnv
     num_updates: int
@@ -121,17 +124,37 @@ def make_experiment(config: Any) -> Experiment:
         )
 
     step = jax.vmap(train_step) if config.num_seeds > 1 else train_step
+    place = jax.device_put
     if axis_name is not None:
         split = PartitionSpec(DEVICE_AXIS) if config.num_seeds == 1 else PartitionSpec(None, DEVICE_AXIS)
-        step = _over_devices(step, agent, config.num_devices, split)
+        mesh = Mesh(jax.devices()[: config.num_devices], (DEVICE_AXIS,))
+        partition = _partition(agent, split)
+        step = jax.shard_map(
+            step, mesh=mesh, in_specs=(partition,), out_specs=(partition, PartitionSpec()), check_vma=False
+        )
+        place = partial(_place, mesh, partition)
     return Experiment(
         init=lambda key: _init(agent, envs, key, num_envs),
         step=step,
+        place=place,
         agent=agent,
         envs=envs,
         num_updates=num_updates,
         steps_per_update=steps_per_update,
     )
+
+
+def state_template(experiment: Experiment, config: Any) -> Any:
+    """Shapes and types of the training state, for restoring."""
+    return jax.eval_shape(lambda: initial_state(experiment, config))
+
+
+def initial_state(experiment: Experiment, config: Any) -> TrainState:
+    """The state a run begins with: of the seed, or of `num_seeds` seeds from it on, stacked."""
+    keys = [jax.random.key(config.seed + index) for index in range(config.num_seeds)]
+    if config.num_seeds == 1:
+        return experiment.init(keys[0])
+    return jax.vmap(experiment.init)(jnp.stack(keys))
 
 
 def _init(agent: Agent, envs: VectorEnv, key: Key[Array, ""], num_envs: int) -> TrainState:
@@ -145,7 +168,7 @@ def _init(agent: Agent, envs: VectorEnv, key: Key[Array, ""], num_envs: int) -> 
         update=jnp.zeros((), jnp.int32),
         failed_update=jnp.full((), -1, jnp.int32),
         failed_metric=jnp.zeros((), jnp.int32),
-        best=Best(learner.params, jnp.full((), -jnp.inf), jnp.full((), -1, jnp.int32)),
+        best=Best(learner.params, jnp.full((), -jnp.inf, jnp.float32), jnp.full((), -1, jnp.int32)),
     )
 
 
@@ -228,11 +251,10 @@ def _all_finite(tree: Any) -> Bool[Array, ""]:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _over_devices(step: Callable, agent: Agent, num_devices: int, split: PartitionSpec) -> Callable:
-    """`step` with the environments split over the devices and everything else the same on each."""
-    mesh = Mesh(jax.devices()[:num_devices], (DEVICE_AXIS,))
+def _partition(agent: Agent, split: PartitionSpec) -> TrainState:
+    """The environments and what belongs to them split over the devices, everything else the same on each."""
     same = PartitionSpec()
-    partition = TrainState(
+    return TrainState(
         learner=agent.state_partition(split),
         envs=split,
         carry=split,
@@ -242,4 +264,10 @@ def _over_devices(step: Callable, agent: Agent, num_devices: int, split: Partiti
         failed_metric=same,
         best=same,
     )
-    return jax.shard_map(step, mesh=mesh, in_specs=(partition,), out_specs=(partition, same), check_vma=False)
+
+
+def _place(mesh: Mesh, partition: TrainState, state: TrainState) -> TrainState:
+    def put(spec: PartitionSpec, part: Any) -> Any:
+        return jax.device_put(part, NamedSharding(mesh, spec))
+
+    return jax.tree.map(put, partition, state, is_leaf=lambda node: isinstance(node, PartitionSpec))

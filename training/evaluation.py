@@ -5,9 +5,6 @@ Legend: `S` training seeds, `E` episodes each.
 
 import dataclasses
 import importlib
-import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +14,13 @@ import numpy as np
 from rich.table import Table
 
 from .checkpoint import Checkpointer
+from .checkpoint_files import write_json
 from .config import EnvConfig, TrainConfig, load_config
 from .episodes import agent_episodes, policy_episodes, require_ended
 from .errors import ConfigError
 from .policy import Policy
 from .statistics import summarize_returns
-from .step import Experiment, TrainState, make_environment, make_experiment
+from .step import Experiment, TrainState, make_environment, make_experiment, state_template
 
 CheckpointChoice = Literal["last", "best"] | int
 
@@ -89,10 +87,8 @@ def evaluate(
     env_config = config.env if env is None or env == config.env.id else EnvConfig(id=env)
     envs = make_environment(env_config, num_steps=1)
     _require_same_spaces(experiment, envs, config.env.id, env_config.id)
-    result = evaluate_state(experiment, envs, state, config, key, episodes, step)
-    result = {"env": env_config.id, "checkpoint": step, **result}
-    name = "evaluation.json" if env_config is config.env else f"evaluation-{env_config.id.replace('/', '-')}.json"
-    write_json(Path(target) / name, result)
+    result = {**evaluate_state(experiment, envs, state, config, key, episodes, step), "env": env_config.id}
+    save_evaluation(target, config, result)
     return result
 
 
@@ -106,7 +102,7 @@ def evaluate_state(
     step: CheckpointChoice = "last",
 ) -> dict[str, Any]:
     """The summary of one training state; every seed plays the same episodes."""
-    params = _chosen_params(state, step)
+    params = jax.device_get(_chosen_params(state, step))
     if config.num_seeds == 1:
         params = jax.tree.map(lambda leaf: leaf[None], params)
     failed = np.atleast_1d(np.asarray(state.failed_update)) >= 0
@@ -121,7 +117,9 @@ def evaluate_state(
         return jax.jit(lambda params: jax.lax.map(one_seed, params))
 
     deterministic, sampled = play(True)(params), play(False)(params)
-    return _result(deterministic, sampled, envs, episodes, [int(each) for each in np.flatnonzero(failed)], config.seed)
+    failed_seeds = [int(each) for each in np.flatnonzero(failed)]
+    summary = _result(deterministic, sampled, envs, episodes, failed_seeds, config.seed)
+    return {"env": config.env.id, "checkpoint": step, **summary}
 
 
 def restore_run(run: str | Path, config: TrainConfig, step: CheckpointChoice) -> tuple[Experiment, TrainState]:
@@ -130,19 +128,6 @@ def restore_run(run: str | Path, config: TrainConfig, step: CheckpointChoice) ->
     checkpointer = Checkpointer(Path(run) / "checkpoints", keep=config.checkpoint.keep)
     state, _ = checkpointer.restore(state_template(experiment, config), step=None if step == "last" else step)
     return experiment, state
-
-
-def state_template(experiment: Experiment, config: TrainConfig) -> Any:
-    """Shapes and types of the training state, for restoring."""
-    return jax.eval_shape(lambda: initial_state(experiment, config))
-
-
-def initial_state(experiment: Experiment, config: TrainConfig) -> TrainState:
-    """The state a run begins with: of the seed, or of `num_seeds` seeds from it on, stacked."""
-    keys = [jax.random.key(config.seed + index) for index in range(config.num_seeds)]
-    if config.num_seeds == 1:
-        return experiment.init(keys[0])
-    return jax.vmap(experiment.init)(jax.numpy.stack(keys))
 
 
 def evaluation_table(result: dict[str, Any]) -> Table:
@@ -156,18 +141,12 @@ def evaluation_table(result: dict[str, Any]) -> Table:
     return table
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes strict JSON, whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, allow_nan=False)
-            file.write("\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def save_evaluation(run: str | Path, config: TrainConfig, result: dict[str, Any]) -> Path:
+    """Writes a result to its run folder: evaluation.json, or evaluation-<env>.json for another environment."""
+    env_id = result["env"]
+    name = "evaluation.json" if env_id == config.env.id else f"evaluation-{env_id.replace('/', '-')}.json"
+    write_json(Path(run) / name, result)
+    return Path(run) / name
 
 
 def _chosen_params(state: TrainState, step: CheckpointChoice) -> Any:

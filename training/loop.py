@@ -1,0 +1,324 @@
+"""`train`: the loop around the train step, with its run folder, log, checkpoints, interruption and resumption."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from .checkpoint import Checkpointer
+from .checks import check_config
+from .config import TrainConfig, config_differences, load_config, save_config
+from .curve import draw_learning_curve
+from .errors import CheckpointError, ConfigError, TrainingError, TrainingInterrupted
+from .evaluation import evaluate_state, evaluation_table, load_policy, save_evaluation
+from .metrics import MetricsWriter
+from .progress import ProgressBar, Stopwatch
+from .run_folder import create_run_folder, require_writable, write_environment
+from .step import (
+    Experiment,
+    TrainState,
+    initial_state,
+    make_environment,
+    make_experiment,
+    state_template,
+    watched_metrics,
+)
+
+# What may change when a run is resumed: how long it lasts, what is recorded, and what it runs on.
+RESUMABLE_FIELDS = (
+    "total_env_steps",
+    "max_time",
+    "stop_at_return",
+    "checkpoint",
+    "evaluation",
+    "log",
+    "num_devices",
+    "import_modules",
+)
+
+
+def train(
+    config: TrainConfig,
+    *,
+    run_dir: str | Path | None = None,
+    resume: str | Path | None = None,
+    command: list[str] | None = None,
+) -> Path:
+    """Trains an agent, evaluates the result and writes a run folder; returns the folder.
+
+    Args:
+        config: what to train; see `load_config`.
+        run_dir: the folder to make; `runs/<memory>-<env>-<time>` where None.
+        resume: go on in this run folder from its newest intact checkpoint, bit for bit. `config` may differ from the
+            run's own only in `RESUMABLE_FIELDS`.
+        command: the words of the command, for environment.json.
+
+    Raises:
+        ConfigError: for a configuration that breaks a rule.
+        RunFolderError: for a folder that exists or cannot be written.
+        CheckpointError: for a checkpoint that cannot be written, or one of another configuration.
+        TrainingError: if a loss or parameter became not finite (with several seeds: in every one of them).
+        TrainingInterrupted: after SIGTERM or Ctrl-C, with the state saved.
+    """
+    check_config(config)
+    if resume is not None:
+        _require_same_config(config, Path(resume))
+    experiment = make_experiment(config)
+    run = _Run(config, experiment, _folder(config, run_dir, resume))
+    save_config(config, run.folder / "config.yaml")
+    write_environment(run.folder, command)
+    if resume is None:
+        run.begin()
+    else:
+        run.restore()
+    with ProgressBar(config.total_env_steps) as bar, _interrupt_flag() as interrupted:
+        run.loop(bar, interrupted)
+    run.finish()
+    return run.folder
+
+
+class _Run:
+    """One run while it lasts: its state on the device and its files.
+
+    Attributes:
+        state: the training state; valid between two updates.
+        update: updates done.
+        wall_time: seconds of training, over all resumptions, without compiling.
+        failed: indices of seeds that stand still since something was not finite.
+    """
+
+    def __init__(self, config: TrainConfig, experiment: Experiment, folder: Path):
+        self.config = config
+        self.experiment = experiment
+        self.folder = folder
+        self.checkpointer = Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep)
+        self.state: TrainState | None = None
+        self.update = 0
+        self.wall_time = 0.0
+        self.failed: set[int] = set()
+        self._best_score = -np.inf
+        self._saved_update = -1
+        self._resumed_at: int | None = None
+
+    def begin(self) -> None:
+        """The initial state, with parameters from `init_from` where given."""
+        state = jax.jit(lambda: initial_state(self.experiment, self.config))()
+        if self.config.init_from is not None:
+            state = _with_params(state, self.config)
+        self.state = self.experiment.place(state)
+
+    def restore(self) -> None:
+        """The state of the newest intact checkpoint."""
+        template = state_template(self.experiment, self.config)
+        state, metadata = self.checkpointer.restore(template)
+        self.state = self.experiment.place(state)
+        self.update = self._saved_update = metadata["update"]
+        self.wall_time = metadata["wall_time"]
+        self._best_score = _best_score(state)
+        self.failed = set(np.flatnonzero(np.atleast_1d(np.asarray(state.failed_update)) >= 0).tolist())
+        self._resumed_at = self.update * self.experiment.steps_per_update
+
+    def loop(self, bar: ProgressBar, interrupted: list[int]) -> None:
+        """Updates until the steps are done, a limit is reached or a signal comes."""
+        if self._resumed_at is not None:
+            bar.say(f"resuming {self.folder} from update {self.update} ({self._resumed_at:,} env steps)")
+        began = time.perf_counter()
+        step = jax.jit(self.experiment.step, donate_argnums=0).lower(self.state).compile()
+        bar.say(f"compiled in {time.perf_counter() - began:.1f} s")
+        watch = Stopwatch()
+        watch.lap(0)
+        earlier = self.wall_time
+        recent: list[dict[str, Any]] = []
+        stop_reason = None
+        tensorboard = self.config.log.tensorboard
+        with MetricsWriter(self.folder, tensorboard=tensorboard, resume_step=self._resumed_at) as writer:
+            while self.update < self.experiment.num_updates and stop_reason is None:
+                self.state, metrics = step(self.state)
+                recent.append(jax.device_get(metrics))
+                self.update += 1
+                watch.lap(self.experiment.steps_per_update)
+                self.wall_time = earlier + watch.seconds
+                self._check_finite(recent[-1], bar)
+                stop_reason = self._stop_reason(recent[-1], watch.seconds, interrupted)
+                last = stop_reason is not None or self.update == self.experiment.num_updates
+                if last or self.update % self.config.log.every_updates == 0:
+                    self._log(writer, bar, recent, watch)
+                    recent = []
+                watch.pause()
+                self._evaluate_now(writer, last)
+                if last or self.update % self.config.checkpoint.every_updates == 0:
+                    self._save()
+                watch.resume()
+        if interrupted:
+            name = signal.Signals(interrupted[0]).name
+            raise TrainingInterrupted(
+                f"{name}: stopped after update {self.update} and saved; go on with `hippodrome train --resume "
+                f"{self.folder}`"
+            )
+        if stop_reason is not None:
+            bar.say(stop_reason)
+
+    def finish(self) -> None:
+        """Evaluates the final policy, writes evaluation.json and the learning curve, and prints the table."""
+        draw_learning_curve(self.folder, title=self.config.env.id)
+        result = self._evaluation()
+        save_evaluation(self.folder, self.config, result)
+        console = Console()
+        console.print(evaluation_table(result))
+        console.print(f"run folder: {self.folder}", highlight=False, soft_wrap=True)
+
+    def _evaluation(self) -> dict[str, Any]:
+        envs = make_environment(self.config.env, num_steps=1)
+        key = jax.random.key(self.config.evaluation.seed)
+        return evaluate_state(self.experiment, envs, self.state, self.config, key, self.config.evaluation.episodes)
+
+    def _evaluate_now(self, writer: MetricsWriter, last: bool) -> None:
+        every = self.config.evaluation.every_updates
+        if last or not every or self.update % every:
+            return
+        result = self._evaluation()
+        row = {"env_steps": self.update * self.experiment.steps_per_update, "update": self.update}
+        for name in ("return", "return_sampled"):
+            row[f"evaluation_{name}"] = result[name]["mean"]
+        writer.write(row)
+
+    def _log(self, writer: MetricsWriter, bar: ProgressBar, recent: list[dict], watch: Stopwatch) -> None:
+        env_steps = self.update * self.experiment.steps_per_update
+        row = writer.write(
+            {
+                "env_steps": env_steps,
+                "update": self.update,
+                "wall_time": self.wall_time,
+                "steps_per_second": np.nan if watch.steps_per_second is None else watch.steps_per_second,
+                **summarize_updates(recent),
+            }
+        )
+        bar.update(env_steps, steps_per_second=watch.steps_per_second, episode_return=row["episode_return"])
+
+    def _save(self) -> None:
+        if self._saved_update == self.update:
+            return
+        score = _best_score(self.state)
+        metadata = {
+            "update": self.update,
+            "env_steps": self.update * self.experiment.steps_per_update,
+            "wall_time": self.wall_time,
+        }
+        self.checkpointer.save(self.update, self.state, metadata, best=score > self._best_score)
+        self._best_score = max(score, self._best_score)
+        self._saved_update = self.update
+
+    def _stop_reason(self, metrics: dict[str, Any], seconds: float, interrupted: list[int]) -> str | None:
+        if interrupted:
+            return "interrupted"
+        config = self.config
+        if config.max_time is not None and seconds >= config.max_time:
+            return f"stopped at max_time={config.max_time:g} s, after update {self.update}"
+        episode_return = np.atleast_1d(metrics["episode_return"])
+        alive = [value for index, value in enumerate(episode_return) if index not in self.failed]
+        if config.stop_at_return is not None and np.mean(alive) >= config.stop_at_return:
+            return f"stopped at stop_at_return={config.stop_at_return:g}, after update {self.update}"
+        return None
+
+    def _check_finite(self, metrics: dict[str, Any], bar: ProgressBar) -> None:
+        """Reports seeds that just stopped; raises TrainingError when none is left."""
+        failed_update = np.atleast_1d(metrics["failed_update"])
+        failed_metric = np.atleast_1d(metrics["failed_metric"])
+        names = watched_metrics(metrics)
+        reports = []
+        for index in np.flatnonzero(failed_update >= 0).tolist():
+            if index in self.failed:
+                continue
+            self.failed.add(index)
+            what = f"{names[failed_metric[index]]} is not finite in update {failed_update[index] + 1}"
+            reports.append(f"seed {self.config.seed + index}: {what}")
+        if len(self.failed) == self.config.num_seeds:
+            saved = f"checkpoint of update {self._saved_update}" if self._saved_update >= 0 else "none yet"
+            raise TrainingError(
+                f"{'; '.join(reports)}. Training stopped; the last good state is the {saved} in "
+                f"{self.folder / 'checkpoints'}. Try a smaller --agent.learning-rate or --agent.max-grad-norm"
+            )
+        for report in reports:
+            bar.say(f"{report}: this seed stands still from here on, the others go on")
+
+
+def summarize_updates(recent: list[dict[str, Any]]) -> dict[str, Any]:
+    """The metrics of several updates as one log point: episodes summed, their means weighted, the rest averaged."""
+    stacked = {name: np.stack([each[name] for each in recent]) for name in recent[0]}
+    episodes = stacked["episodes"]
+    total = episodes.sum(axis=0)
+    row: dict[str, Any] = {"episodes": total}
+    for name in ("episode_return", "episode_length"):
+        weighted = np.where(episodes > 0, stacked[name] * episodes, 0.0).sum(axis=0)
+        row[name] = np.where(total > 0, weighted / np.maximum(total, 1), np.nan)
+    counted = {"episodes", "episode_return", "episode_length", "failed_update", "failed_metric"}
+    return row | {name: values.mean(axis=0) for name, values in stacked.items() if name not in counted}
+
+
+def _folder(config: TrainConfig, run_dir: str | Path | None, resume: str | Path | None) -> Path:
+    if resume is None:
+        return create_run_folder(run_dir, name=f"{config.memory.kind}-{config.env.id}")
+    require_writable(Path(resume))
+    return Path(resume)
+
+
+def _require_same_config(config: TrainConfig, run: Path) -> None:
+    differences = config_differences(config, load_config(run), names=("now", "in the run"), ignore=RESUMABLE_FIELDS)
+    if differences:
+        listing = "\n".join(f"  - {line}" for line in differences)
+        raise CheckpointError(
+            f"{run} was trained with another configuration, so it cannot be resumed with this one:\n{listing}\n"
+            "Leave these as they were, or begin a new run with --init-from"
+        )
+
+
+def _with_params(state: TrainState, config: TrainConfig) -> TrainState:
+    """The state with the parameters of the run `init_from`, the same in every seed."""
+    policy = load_policy(config.init_from)
+    seeds = (config.num_seeds,) if config.num_seeds > 1 else ()
+
+    def shapes(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.shape, tree)
+
+    params = jax.tree.map(lambda leaf: jax.numpy.broadcast_to(leaf, (*seeds, *leaf.shape)), policy.params)
+    same_tree = jax.tree.structure(params) == jax.tree.structure(state.learner.params)
+    if not same_tree or shapes(params) != shapes(state.learner.params):
+        differences = config_differences(config, load_config(config.init_from), names=("here", "in the run"))
+        listing = "\n".join(f"  - {line}" for line in differences)
+        raise ConfigError(f"init_from={config.init_from} has parameters of other shapes; what differs:\n{listing}")
+    return state.replace(learner=state.learner.replace(params=params), best=state.best.replace(params=params))
+
+
+def _best_score(state: TrainState) -> float:
+    return float(np.max(np.asarray(state.best.score)))
+
+
+@contextmanager
+def _interrupt_flag() -> Iterator[list[int]]:
+    """A list that holds the signal once SIGINT or SIGTERM came; a second one ends the process as usual."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def note(number: int, _: Any) -> None:
+        if received:
+            signal.signal(number, previous[number])
+            signal.raise_signal(number)
+        received.append(number)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, note)
+    except ValueError:
+        # Not the main thread: signals are somebody else's.
+        previous.clear()
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
