@@ -137,12 +137,18 @@ def _evaluate(arguments: list[str]) -> int:
         parser.error(f"--step {known.step!r} must be best, last or the number of a checkpoint")
     from hippodrome.training.plugins import load_plugins
 
-    load_plugins(known.modules)
-    from hippodrome.training import evaluate
+    is_run = Path(known.policy).is_dir()
+    load_plugins(known.modules if is_run else [*known.modules, known.policy.partition(":")[0]])
+    from hippodrome.training.evaluation import evaluate, evaluation_table
 
     step = int(known.step) if known.step.isdecimal() else known.step
-    options = {"env": known.env, "episodes": known.episodes, "seed": known.seed, "step": step}
-    evaluate(known.policy, json=known.json, **options)
+    result = evaluate(known.policy, env=known.env, episodes=known.episodes, seed=known.seed, step=step)
+    if known.json:
+        print(json.dumps(result, indent=1, allow_nan=False))
+    else:
+        from rich.console import Console
+
+        Console().print(evaluation_table(result))
     return 0
 
 

@@ -1,0 +1,132 @@
+"""What a suite can score: an agent trained on each environment, or somebody's own policy."""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from .checkpoint import Checkpointer
+from .checkpoint_files import read_json, write_json
+from .checks import check_config
+from .config import config_differences, load_config, save_config
+from .errors import ConfigError, RunFolderError
+from .evaluation import evaluate
+from .loop import train
+from .metrics import read_metrics
+from .plugins import import_module
+from .run_folder import require_writable
+from .schema import TrainConfig
+from .step import make_experiment, state_template
+
+
+class TrainedAgent:
+    """An agent that is trained on each environment."""
+
+    def __init__(self, config: TrainConfig, config_title: str, command: Sequence[str]):
+        self.config = config
+        self.name = f"{config.memory.kind} ({config_title})"
+        self.label = f"{config_title}-{config.memory.kind}"
+        self.command = list(command)
+        seeds = f"{config.num_seeds} seed" + "s" * (config.num_seeds > 1)
+        self.protocol = (
+            f"{config.agent.kind}, {config.total_env_steps:,} steps a task, {seeds}, final checkpoint, "
+            f"{config.evaluation.episodes} episodes"
+        )
+
+    def prepare(self, folder: Path, environments: Sequence[str]) -> None:
+        """Check every configuration, and that the folder was not begun with another one, before any training."""
+        errors = []
+        for env_id in environments:
+            try:
+                check_config(self._config_of(env_id))
+            except ConfigError as error:
+                errors += [f"{env_id}: {each}" for each in error.errors]
+        if errors:
+            raise ConfigError(errors)
+        _prepare_folder(folder)
+        saved = folder / "suite_config.yaml"
+        if saved.exists():
+            names = ("now", "when the folder was begun")
+            differences = config_differences(self.config, load_config(saved), names=names, ignore=("env.id",))
+            if differences:
+                raise ConfigError(
+                    [f"{folder} was begun with another configuration; choose another --run-dir", *differences]
+                )
+        save_config(self.config, saved)
+
+    def score(self, env_id: str, folder: Path) -> dict[str, Any]:
+        """Train in `folder`, from where it is, and return the numbers of each seed."""
+        if read_json(folder / "evaluation.json") is None:
+            self._train(env_id, folder)
+        result = read_json(folder / "evaluation.json")
+        if result["episodes"] != self.config.evaluation.episodes:
+            result = evaluate(folder, episodes=self.config.evaluation.episodes, seed=self.config.evaluation.seed)
+        parameters = count_parameters(self._config_of(env_id))
+        return {"return": result["return"]["per_seed"], "mmer": best_epochs(folder), "parameters": parameters}
+
+    def _train(self, env_id: str, folder: Path) -> None:
+        config = self._config_of(env_id)
+        if Checkpointer(folder / "checkpoints").steps():
+            train(config, resume=folder, command=self.command)
+            return
+        # Killed before its first checkpoint: nothing in it is worth keeping.
+        shutil.rmtree(folder, ignore_errors=True)
+        train(config, run_dir=folder, command=self.command)
+
+    def _config_of(self, env_id: str) -> TrainConfig:
+        return dataclasses.replace(self.config, env=dataclasses.replace(self.config.env, id=env_id))
+
+
+class PolicyAgent:
+    """Somebody's own policy, `module:policy`, scored as it is."""
+
+    def __init__(self, target: str, episodes: int, overrides: Sequence[str]):
+        if overrides:
+            raise ConfigError(f"{' '.join(overrides)}: a policy is scored without training and takes no such options")
+        self.target = target
+        self.name = target
+        self.label = target.replace(":", "-").replace("/", "-")
+        self.episodes = episodes
+        self.protocol = f"no training here, {episodes} episodes"
+
+    def prepare(self, folder: Path, environments: Sequence[str]) -> None:
+        """Import the policy's module, and make the folder."""
+        import_module(self.target.partition(":")[0])
+        _prepare_folder(folder)
+
+    def score(self, env_id: str, folder: Path) -> dict[str, Any]:
+        """Evaluate on one environment."""
+        result = evaluate(self.target, env=env_id, episodes=self.episodes)
+        folder.mkdir(exist_ok=True)
+        write_json(folder / "evaluation.json", result)
+        return {"return": result["return"]["per_seed"], "mmer": None, "parameters": None}
+
+
+def count_parameters(config: TrainConfig) -> int:
+    """Trainable parameters of one seed."""
+    params = state_template(make_experiment(config), config).learner.params
+    return sum(leaf.size for leaf in jax.tree.leaves(params)) // config.num_seeds
+
+
+def best_epochs(folder: Path) -> list[float] | None:
+    """For each seed of a run the highest mean training return of a log point (its MMER); None where none ended."""
+    per_seed: dict[int, float] = {}
+    for row in read_metrics(folder):
+        returns = row.get("per_seed", {}).get("episode_return", [row.get("episode_return")])
+        for index, value in enumerate(returns):
+            if value is not None:
+                per_seed[index] = max(value, per_seed.get(index, value))
+    return [per_seed[index] for index in sorted(per_seed)] or None
+
+
+def _prepare_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(
+            f"suite folder {folder} cannot be made: {error.strerror}; choose another --run-dir"
+        ) from error
+    require_writable(folder)
