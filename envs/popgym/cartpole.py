@@ -8,6 +8,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
@@ -70,6 +71,8 @@ class CartPole(Environment):
         self.observed = observed
         self.noise_sigma = noise_sigma
         self.positions_at_reset = positions_at_reset
+        bounds = [2 * X_LIMIT, 2 * THETA_LIMIT] if observed == "position" else [math.inf, math.inf]
+        self._high = np.array(bounds, np.float32)
 
     @property
     def default_params(self) -> EnvParams:
@@ -93,8 +96,7 @@ class CartPole(Environment):
 
     def observation_space(self, params: EnvParams) -> Box:
         """Position and angle, each within twice its limit; or their rates, unbounded."""
-        high = jnp.array([2 * X_LIMIT, 2 * THETA_LIMIT] if self.observed == "position" else [jnp.inf, jnp.inf])
-        return Box(-high, high, (2,), jnp.float32)
+        return Box(-self._high, self._high, (2,), jnp.float32)
 
     def action_space(self, params: EnvParams) -> Discrete:
         """Push left (0) or right (1)."""
@@ -105,8 +107,7 @@ class CartPole(Environment):
         shown = jnp.stack([state.x, state.theta] if position else [state.x_dot, state.theta_dot])
         if self.noise_sigma == 0:
             return shown
-        high = self.observation_space(self.default_params).high
-        return jnp.clip(shown + self.noise_sigma * jax.random.normal(key, (2,)), -high, high)
+        return jnp.clip(shown + self.noise_sigma * jax.random.normal(key, (2,)), -self._high, self._high)
 
 
 def integrate(state: CartPoleState, action) -> CartPoleState:

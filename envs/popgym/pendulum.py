@@ -85,8 +85,7 @@ class Pendulum(Environment):
 
     def observation_space(self, params: EnvParams) -> Box:
         """Cosine and sine of the angle."""
-        high = jnp.ones(2)
-        return Box(-high, high, (2,), jnp.float32)
+        return Box(-1.0, 1.0, (2,), jnp.float32)
 
     def action_space(self, params: EnvParams) -> Box:
         """The torque."""

@@ -122,7 +122,7 @@ def roll(env: Any, states: Any, actions: np.ndarray, step_keys: jax.Array) -> tu
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(states, actions, step_keys))
 
 
-def assert_same_episode(episode: Episode, first: Any, steps: tuple, *, tolerance: float = FLOAT_TOLERANCE) -> None:
+def assert_same_episode(episode: Episode, first: Any, steps: tuple) -> None:
     """Our `first` observation and `steps` (leaves `[T, ...]`) are popgym's `episode`, and end with it."""
     observation, reward, terminated, truncated = steps
     length = episode.length
@@ -130,17 +130,17 @@ def assert_same_episode(episode: Episode, first: Any, steps: tuple, *, tolerance
     assert ended.any() and int(ended.argmax()) + 1 == length
     np.testing.assert_array_equal(terminated[:length], episode.terminated)
     np.testing.assert_array_equal(truncated[:length], episode.truncated)
-    np.testing.assert_allclose(reward[:length], episode.rewards, atol=tolerance)
-    assert_same_observations([first], episode.observations[:1], tolerance)
+    np.testing.assert_allclose(reward[:length], episode.rewards, atol=FLOAT_TOLERANCE)
+    assert_same_observations([first], episode.observations[:1])
     ours = [jax.tree.map(lambda leaf, t=t: leaf[t], observation) for t in range(length)]
-    assert_same_observations(ours, episode.observations[1:], tolerance)
+    assert_same_observations(ours, episode.observations[1:])
 
 
-def assert_same_observations(ours: list, theirs: list, tolerance: float) -> None:
-    """Leaf by leaf: the same kind of number, integers equal, floats within `tolerance`."""
+def assert_same_observations(ours: list, theirs: list) -> None:
+    """Leaf by leaf: the same kind of number, integers equal, floats within 1e-5."""
     for one, other in zip(_stacked(ours), _stacked(theirs), strict=True):
         assert one.dtype.kind == other.dtype.kind
-        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance if one.dtype.kind == "f" else 0)
+        np.testing.assert_allclose(one, other, rtol=0, atol=FLOAT_TOLERANCE if one.dtype.kind == "f" else 0)
 
 
 def _stacked(observations: list) -> list[np.ndarray]:
