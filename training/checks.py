@@ -113,8 +113,7 @@ def _unbounded(action_space: Any) -> list[str]:
     from hippodrome.envs import Box, flat_spaces
 
     return [
-        f"action space {part!r} must have finite bounds (low={part.low}, high={part.high}); "
-        "wrap the environment in one that clips or scales its actions"
+        f"action space {part!r} must have finite bounds; wrap the environment in one that clips or scales its actions"
         for part in flat_spaces(action_space)
         if isinstance(part, Box) and not (np.isfinite(part.low).all() and np.isfinite(part.high).all())
     ]

@@ -55,11 +55,17 @@ class CheckpointError(HippodromeError):
     """A checkpoint that cannot be written, read, or fitted to the state it should fill."""
 
 
-def unknown_name(what: str, name: object, known: Iterable[str], *, show_known: bool = True) -> str:
+def nearest_name(name: object, known: Iterable[str]) -> str | None:
+    """The known name that `name` may have been meant to be, None where none is near."""
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.55)
+    return by_lower[near[0]] if near else None
+
+
+def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
     """`what` 'name' is unknown; did you mean 'nearest'? With no near name (or few names), the known ones are listed."""
     names = sorted(str(each) for each in known)
-    by_lower = {each.lower(): each for each in names}
-    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.55)
-    hint = f"; did you mean {by_lower[near[0]]!r}?" if near else ""
-    listing = f" (known: {', '.join(names)})" if show_known and (not near or len(names) <= 8) else ""
+    near = nearest_name(name, names)
+    hint = f"; did you mean {near!r}?" if near else ""
+    listing = f" (known: {', '.join(names)})" if not near or len(names) <= 8 else ""
     return f"{what} {name!r} is unknown{hint}{listing}"

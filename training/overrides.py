@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import tyro
 
-from .errors import ConfigError, unknown_name
+from .errors import ConfigError, nearest_name, unknown_name
 from .schema import TrainConfig
 from .validation import DEFAULT_KINDS, kind_of, kind_type, known_kinds
 
@@ -160,8 +160,8 @@ def _check_flags(cls: type, arguments: Sequence[str]) -> None:
         name = argument[2:].partition("=")[0].replace("-", "_")
         # A field that is a list of sections has flags below its own name.
         if not any(name == each or name.startswith(f"{each}.") for each in known):
-            nearest = unknown_name("option", f"--{name}", [f"--{each}" for each in known], show_known=False)
-            errors.append(nearest if "did you mean" in nearest else f"{nearest}; see --help")
+            near = nearest_name(name, known)
+            errors.append(f"option '--{name}' is unknown; " + (f"did you mean '--{near}'?" if near else "see --help"))
     if errors:
         raise ConfigError(errors, "command line")
 
