@@ -223,7 +223,7 @@ def test_a_box_action_without_bounds_is_refused(monkeypatch):
             return envs.Box(-float("inf"), 1.0, (2,))
 
     monkeypatch.setattr(envs, "make", lambda *_, **__: Unbounded())
-    with pytest.raises(ConfigError, match="Box.-inf, .* must have finite bounds"):
+    with pytest.raises(ConfigError, match=r"Box.-inf, .* must have finite bounds"):
         check_config(load_config())
 
 
