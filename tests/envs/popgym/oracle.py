@@ -104,6 +104,16 @@ def random_actions(space: gymnasium.Space, rng: np.random.Generator, shape: tupl
     return rng.integers(upper, size=(*shape, *space.shape), dtype=np.int64)
 
 
+def compiled(function: Callable) -> Callable:
+    """`jax.jit` without optimisation: what a test runs once costs more to compile than to run."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def begin(env: Any, keys: jax.Array) -> tuple[Any, Any]:
+    """`reset_env` for each key: first observations and states as NumPy arrays, leaves `[E, ...]`."""
+    return jax.tree.map(np.asarray, compiled(jax.vmap(env.reset_env, in_axes=(0, None)))(keys, env.default_params))
+
+
 def roll(env: Any, states: Any, actions: np.ndarray, step_keys: jax.Array) -> tuple:
     """Steps `E` episodes from `states`: `(observation, reward, terminated, truncated)`, leaves `[E, T, ...]`.
 
@@ -119,7 +129,7 @@ def roll(env: Any, states: Any, actions: np.ndarray, step_keys: jax.Array) -> tu
     def one(state, episode_actions, episode_keys):
         return jax.lax.scan(step, state, (episode_actions, episode_keys))[1]
 
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(states, actions, step_keys))
+    return jax.tree.map(np.asarray, compiled(jax.vmap(one))(states, actions, step_keys))
 
 
 def assert_same_episode(episode: Episode, first: Any, steps: tuple) -> None:

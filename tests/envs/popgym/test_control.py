@@ -11,7 +11,18 @@ from hippodrome.envs import make
 from hippodrome.envs.popgym.cartpole import CartPoleState
 from hippodrome.envs.popgym.pendulum import PendulumState
 
-from .oracle import LEVELS, Episode, ScriptedRandom, assert_same_episode, make_oracle, play, random_actions, roll
+from .oracle import (
+    LEVELS,
+    Episode,
+    ScriptedRandom,
+    assert_same_episode,
+    begin,
+    compiled,
+    make_oracle,
+    play,
+    random_actions,
+    roll,
+)
 
 FAMILIES = (
     "PositionOnlyCartPole",
@@ -36,14 +47,15 @@ def start_of(state) -> np.ndarray:
     return np.array([getattr(state, field) for field in fields], np.float64)
 
 
-def states_before(episode: Episode):
-    """Our states where popgym was before each step, leaves `[length]`."""
-    variables = np.stack(episode.before, axis=1)
-    if len(variables) == 4:
-        return CartPoleState(np.arange(episode.length), *variables.astype(np.float32))
+def states_before(episode: Episode, length: int):
+    """Our states where popgym was before each step, the last one repeated up to `length`; leaves `[length]`."""
+    rows = np.stack(episode.before + episode.before[-1:] * (length - episode.length), axis=1)
+    time = np.minimum(np.arange(length), episode.length - 1)
+    if len(rows) == 4:
+        return CartPoleState(time, *rows.astype(np.float32))
     # popgym lets the angle grow; ours stays within half a turn.
-    variables[0] -= 2 * math.pi * np.round(variables[0] / (2 * math.pi))
-    return PendulumState(np.arange(episode.length), *variables.astype(np.float32))
+    rows[0] -= 2 * math.pi * np.round(rows[0] / (2 * math.pi))
+    return PendulumState(time, *rows.astype(np.float32))
 
 
 def balance(state: np.ndarray) -> int:
@@ -52,15 +64,18 @@ def balance(state: np.ndarray) -> int:
     return int(theta + 0.25 * theta_dot + 0.01 * x + 0.03 * x_dot > 0)
 
 
-def assert_same_steps(env, episode: Episode, actions: np.ndarray) -> None:
+def assert_same_steps(env, episodes: list[Episode], actions: np.ndarray) -> None:
     """Each of our steps, taken in float32 from popgym's own state, is popgym's step, however long the episode."""
 
     def step(state, action):
         observation, state, reward, terminated, _ = env.step_env(jax.random.key(0), state, action, env.default_params)
         return observation, reward, terminated, env.is_truncated(state, env.default_params)
 
-    steps = jax.jit(jax.vmap(step))(states_before(episode), actions[: episode.length])
-    assert_same_episode(episode, episode.observations[0], jax.tree.map(np.asarray, steps))
+    states = [states_before(episode, actions.shape[1]) for episode in episodes]
+    states = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+    steps = jax.tree.map(np.asarray, compiled(jax.vmap(jax.vmap(step)))(states, actions))
+    for e, episode in enumerate(episodes):
+        assert_same_episode(episode, episode.observations[0], jax.tree.map(lambda leaf, e=e: leaf[e], steps))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,16 +87,16 @@ def test_random_play_equals_popgym(name):
     if "Pendulum" in name:
         actions *= 1.5  # both clip the torque
     keys = jax.random.split(jax.random.key(NAMES.index(name)), NUM_RANDOM)
-    first, states = jax.jit(jax.vmap(env.reset_env, in_axes=(0, None)))(keys, env.default_params)
+    first, states = begin(env, keys)
     with jax.enable_x64(True):  # an unstable system: float32 leaves popgym's float64 within a hundred steps
-        exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64 if leaf.dtype.kind == "f" else None), states)
+        exact = jax.tree.map(lambda leaf: leaf.astype(np.float64) if leaf.dtype.kind == "f" else leaf, states)
         steps = roll(env, exact, actions, jax.random.split(keys[0], (NUM_RANDOM, length)))
+    episodes = []
     for e in range(NUM_RANDOM):
-        start = start_of(jax.tree.map(lambda leaf, e=e: leaf[e], states))
-        oracle.np_random = ScriptedRandom(starts=[start])
-        episode = play(oracle, actions[e])
-        assert_same_steps(env, episode, actions[e])
-        assert_same_episode(episode, np.asarray(first[e]), jax.tree.map(lambda leaf, e=e: leaf[e], steps))
+        oracle.np_random = ScriptedRandom(starts=[start_of(jax.tree.map(lambda leaf, e=e: leaf[e], states))])
+        episodes.append(play(oracle, actions[e]))
+        assert_same_episode(episodes[e], first[e], jax.tree.map(lambda leaf, e=e: leaf[e], steps))
+    assert_same_steps(env, episodes, actions)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "CartPole" in name])
@@ -95,7 +110,7 @@ def test_balanced_pole_returns_one_and_is_truncated(name):
         return taken[-1]
 
     episode = play(oracle, policy)
-    assert_same_steps(env, episode, np.array(taken))
+    assert_same_steps(env, [episode], np.array(taken)[None])
     assert episode.length == env.default_params.max_steps_in_episode
     assert episode.truncated[-1] and not episode.terminated[-1]
     np.testing.assert_allclose(sum(episode.rewards), 1.0, atol=1e-9)
@@ -117,7 +132,7 @@ def test_velocity_only_shows_velocities_from_the_first_step_on():
     keys = jax.random.split(jax.random.key(0), 64)
     for options, shown in [({}, ("x_dot", "theta_dot")), ({"positions_at_reset": True}, ("x", "theta"))]:
         env = make("popgym/VelocityOnlyCartPoleEasy", **options)
-        first, states = jax.jit(jax.vmap(env.reset_env, in_axes=(0, None)))(keys, env.default_params)
+        first, states = begin(env, keys)
         np.testing.assert_array_equal(first, np.stack([getattr(states, field) for field in shown], axis=1))
         observation, state, *_ = env.step_env(
             keys[0], jax.tree.map(lambda leaf: leaf[0], states), 1, env.default_params
@@ -134,7 +149,7 @@ def test_noise_is_gaussian_then_clipped(family, high, level):
     action = 1 if family == "CartPole" else jnp.zeros(1)
     keys = jax.random.split(jax.random.key(3), num_samples)
     params = env.default_params
-    step = jax.jit(jax.vmap(env.step_env, in_axes=(0, None, None, None)))
+    step = compiled(jax.vmap(env.step_env, in_axes=(0, None, None, None)))
     noisy = step(keys, state, action, params)[0]
     clean = noiseless(f"NoisyPositionOnly{family}{level}").step_env(keys[0], state, action, params)[0]
     expected = np.clip(
@@ -153,7 +168,7 @@ def test_noise_is_gaussian_then_clipped(family, high, level):
 def test_first_observation_is_noisy_and_start_is_uniform(family):
     env = make(f"popgym/NoisyPositionOnly{family}Easy")
     keys = jax.random.split(jax.random.key(4), 20_000)
-    first, states = jax.jit(jax.vmap(env.reset_env, in_axes=(0, None)))(keys, env.default_params)
+    first, states = begin(env, keys)
     if family == "CartPole":
         clean = jnp.stack([states.x, states.theta], axis=1)
         ranges = {"x": 0.05, "x_dot": 0.05, "theta": 0.05, "theta_dot": 0.05}

@@ -7,7 +7,7 @@ import pytest
 from hippodrome.envs import list_envs, make, to_gymnasium
 
 from .families import FAMILIES
-from .oracle import LEVELS, assert_same_episode, make_oracle, play, random_actions, roll
+from .oracle import LEVELS, assert_same_episode, begin, make_oracle, play, random_actions, roll
 
 NUM_RANDOM = 3
 NAMES = [f"{family}{level}" for family in FAMILIES for level in LEVELS]
@@ -28,10 +28,8 @@ def test_episodes_equal_popgym(name):
     params = env.default_params
     num_episodes, length = 1 + NUM_RANDOM, params.max_steps_in_episode
     reset_key, step_key = jax.random.split(jax.random.key(NAMES.index(name)))
-    first, states = jax.jit(jax.vmap(env.reset_env, in_axes=(0, None)))(
-        jax.random.split(reset_key, num_episodes), params
-    )
-    hidden = [jax.tree.map(lambda leaf, e=e: np.asarray(leaf[e]), states) for e in range(num_episodes)]
+    first, states = begin(env, jax.random.split(reset_key, num_episodes))
+    hidden = [jax.tree.map(lambda leaf, e=e: leaf[e], states) for e in range(num_episodes)]
     rng = np.random.default_rng(NAMES.index(name))
     actions = random_actions(oracle.action_space, rng, (num_episodes, length))
     actions[0] = padded(family.best_actions(env, hidden[0]), length)
@@ -42,7 +40,7 @@ def test_episodes_equal_popgym(name):
         family.script(oracle, hidden[e], step_keys[e])
         episode = play(oracle, actions[e])
         ours = jax.tree.map(lambda leaf, e=e: leaf[e], steps)
-        assert_same_episode(episode, jax.tree.map(lambda leaf, e=e: np.asarray(leaf[e]), first), ours)
+        assert_same_episode(episode, jax.tree.map(lambda leaf, e=e: leaf[e], first), ours)
         if e == 0 and family.best_return is not None:
             best = ours[1][: episode.length].sum()
             np.testing.assert_allclose(best, family.best_return(env, hidden[e]), atol=1e-5)

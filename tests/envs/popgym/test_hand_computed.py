@@ -13,12 +13,12 @@ from hippodrome.envs.popgym.cartpole import CartPoleState
 from hippodrome.envs.popgym.concentration import ConcentrationState
 from hippodrome.envs.popgym.pendulum import PendulumState
 
-from .oracle import roll
+from .oracle import compiled, roll
 
 
-def begin(env, **hidden):
+def state_with(env, **hidden):
     """The state after a reset, with some of what it holds replaced."""
-    _, state = jax.jit(env.reset_env)(jax.random.key(0), env.default_params)
+    _, state = compiled(env.reset_env)(jax.random.key(0), env.default_params)
     return state.replace(**hidden)
 
 
@@ -33,7 +33,7 @@ def test_autoencode_plays_from_the_last_card_on():
     env = make("popgym/AutoencodeEasy")
     suits = jnp.array([3, 2] + [1] * 48 + [2, 0], jnp.int8)
     answers = [3] * 51 + [0, 2] + [1] * 48 + [2, 2]  # 51 unscored, then backwards; the last one is wrong
-    (modes, shown), reward, terminated, _ = follow(env, begin(env, suits=suits), answers)
+    (modes, shown), reward, terminated, _ = follow(env, state_with(env, suits=suits), answers)
     assert modes.tolist() == [1] * 50 + [0] * 53
     assert shown.tolist() == [2] + [1] * 48 + [2, 0] + [0] * 52
     np.testing.assert_allclose(reward, [0] * 51 + [1 / 52] * 51 + [-1 / 52], atol=1e-7)
@@ -43,7 +43,7 @@ def test_autoencode_plays_from_the_last_card_on():
 def test_repeat_first_scores_the_answer_to_the_first_card_too():
     env = make("popgym/RepeatFirstEasy")
     suits = jnp.array([2] + [0, 1, 3] * 17, jnp.int8)
-    shown, reward, terminated, _ = follow(env, begin(env, suits=suits), [2, 0] + [2] * 49)
+    shown, reward, terminated, _ = follow(env, state_with(env, suits=suits), [2, 0] + [2] * 49)
     assert shown.tolist() == [0, 1, 3] * 17
     np.testing.assert_allclose(reward, [1 / 51, -1 / 51] + [1 / 51] * 49, atol=1e-7)
     assert terminated.tolist() == [False] * 50 + [True]
@@ -53,7 +53,9 @@ def test_count_recall_counts_the_card_on_show():
     env = make("popgym/CountRecallEasy")
     dealt, queried = jnp.tile(jnp.array([0, 1], jnp.int8), 26), jnp.array([0, 0, 1, 1] * 13, jnp.int8)
     counts = jnp.array([1, 0])
-    shown, reward, terminated, _ = follow(env, begin(env, dealt=dealt, queried=queried, counts=counts), [1, 1, 1, 1, 3])
+    shown, reward, terminated, _ = follow(
+        env, state_with(env, dealt=dealt, queried=queried, counts=counts), [1, 1, 1, 1, 3]
+    )
     # The answers due: one 0, then still one; one 1, then two; three 0s.
     assert shown.tolist() == [[1, 0], [0, 1], [1, 1], [0, 0], [1, 0]]
     np.testing.assert_allclose(reward * 51, [1, 1, 1, -1, 1], rtol=1e-6)
@@ -62,8 +64,8 @@ def test_count_recall_counts_the_card_on_show():
 
 def test_higher_lower_scores_ties_nothing():
     env = make("popgym/HigherLowerEasy")
-    ranks = begin(env).ranks.at[:5].set(jnp.array([4, 9, 9, 2, 12], jnp.int8))
-    shown, reward, *_ = follow(env, begin(env, ranks=ranks), [0, 1, 0, 0])
+    ranks = state_with(env).ranks.at[:5].set(jnp.array([4, 9, 9, 2, 12], jnp.int8))
+    shown, reward, *_ = follow(env, state_with(env, ranks=ranks), [0, 1, 0, 0])
     assert shown.tolist() == [9, 9, 2, 12]
     np.testing.assert_allclose(reward * 52, [1, 0, -1, 1], rtol=1e-6)
 
@@ -81,10 +83,10 @@ def test_battleship_pays_for_the_first_hit_on_a_cell_only():
 
 def test_battleship_shooting_every_cell_returns_nothing():
     env = make("popgym/BattleshipEasy")
-    afloat = begin(env).afloat
+    afloat = state_with(env).afloat
     order = np.argsort(np.asarray(afloat).ravel(), kind="stable")  # water first, so that the last shot sinks the last
     shots = np.stack(np.unravel_index(order, (8, 8)), axis=1)
-    _, reward, terminated, truncated = follow(env, begin(env), shots)
+    _, reward, terminated, truncated = follow(env, state_with(env), shots)
     np.testing.assert_allclose(reward.sum(), 0.0, atol=1e-6)
     assert terminated[-1] and truncated[-1]  # both: the vectorised environment lets terminated win
 
@@ -94,7 +96,7 @@ def test_place_ship_takes_each_free_place_in_turn():
     # Four in a row fit only right of column 3, on 7 rows; four in a column in rows 1 to 7, on 7 columns.
     num_places = 7 + 7 * 4
     draws = (np.arange(num_places) + 0.5) / num_places
-    ships = np.asarray(jax.jit(jax.vmap(lambda draw: place_ship(draw, free, 4)))(draws))
+    ships = np.asarray(compiled(jax.vmap(lambda draw: place_ship(draw, free, 4)))(draws))
     assert len({ship.tobytes() for ship in ships}) == num_places
     assert (ships.sum((1, 2)) == 4).all() and not (ships & ~np.asarray(free)).any()
     for ship in ships:
@@ -122,7 +124,7 @@ def test_concentration_turns():
 @pytest.mark.parametrize(("chance", "expected"), [(1.0, 1.0), (0.0, -1.0)])
 def test_bandit_returns_plus_or_minus_one_at_its_bounds(chance, expected):
     env = make("popgym/MultiarmedBanditEasy")
-    paid, reward, terminated, truncated = follow(env, begin(env, chances=jnp.full(10, chance)), [3] * 200)
+    paid, reward, terminated, truncated = follow(env, state_with(env, chances=jnp.full(10, chance)), [3] * 200)
     assert (paid == chance).all()
     np.testing.assert_allclose(reward.sum(), expected, atol=1e-5)
     assert not terminated.any() and truncated.tolist() == [False] * 199 + [True]

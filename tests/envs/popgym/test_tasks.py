@@ -12,7 +12,7 @@ import pytest
 from hippodrome.envs import VectorEnv, list_envs, make
 from hippodrome.envs.popgym.battleship import SHIP_CELLS
 
-from .oracle import LEVELS, roll
+from .oracle import LEVELS, begin, compiled, roll
 
 # Steps of an episode that nothing ends early.
 LENGTHS = {
@@ -35,7 +35,7 @@ PUBLISHED = sorted(set(LENGTHS) - {"VelocityOnlyCartPole"})
 
 def watch(env, key):
     """One episode whose observations no action changes: `(observations [T + 1], score)`, `score(actions) -> return`."""
-    first, state = jax.jit(env.reset_env)(key, env.default_params)
+    first, state = compiled(env.reset_env)(key, env.default_params)
     state = jax.tree.map(lambda leaf: leaf[None], state)
     length = env.default_params.max_steps_in_episode
     step_keys = jax.random.split(key, (1, length))
@@ -135,7 +135,7 @@ def test_auto_reset_starts_afresh(name, truncates):
     env = make(f"popgym/{name}")
     length = env.default_params.max_steps_in_episode
     vector = VectorEnv(env, num_steps=length)
-    state = jax.jit(vector.reset)(jax.random.split(jax.random.key(6), 4))
+    state = compiled(vector.reset)(jax.random.split(jax.random.key(6), 4))
     start = state.env_state
     action = jnp.ones((4, *vector.action_space.shape), vector.action_space.dtype)
 
@@ -143,7 +143,7 @@ def test_auto_reset_starts_afresh(name, truncates):
         state, outcome = vector.step(state, action)
         return state, (outcome, state.timestep)
 
-    state, (outcome, timestep) = jax.jit(lambda state: jax.lax.scan(env_step, state, length=length))(state)
+    state, (outcome, timestep) = compiled(lambda state: jax.lax.scan(env_step, state, length=length))(state)
     last = jnp.arange(length)[:, None] == length - 1
     np.testing.assert_array_equal(outcome.truncated, jnp.broadcast_to(last & truncates, (length, 4)))
     np.testing.assert_array_equal(outcome.terminated, jnp.broadcast_to(last & (not truncates), (length, 4)))
@@ -169,7 +169,7 @@ def test_ships_lie_where_popgym_puts_them():
     env, oracle = make("popgym/BattleshipEasy"), popgym.envs.BattleshipEasy()
     num_boards = 3000
     keys = jax.random.split(jax.random.key(7), num_boards)
-    _, states = jax.jit(jax.vmap(env.reset_env, in_axes=(0, None)))(keys, env.default_params)
+    _, states = begin(env, keys)
     ours = np.asarray(states.afloat)
     oracle.reset(seed=7)
     theirs = np.stack([(oracle.reset(), oracle.board)[1] for _ in range(num_boards)])
@@ -182,7 +182,7 @@ def test_ships_lie_where_popgym_puts_them():
 def test_bandit_chances_are_uniform():
     env = make("popgym/MultiarmedBanditHard")
     keys = jax.random.split(jax.random.key(8), 2000)
-    _, states = jax.jit(jax.vmap(env.reset_env, in_axes=(0, None)))(keys, env.default_params)
+    _, states = begin(env, keys)
     deciles = np.quantile(states.chances, np.linspace(0.1, 0.9, 9))
     np.testing.assert_allclose(deciles, np.linspace(0.1, 0.9, 9), atol=0.01)
 
