@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 from typing_extensions import Doc
 
-from .core import Carry, check_sequence, check_step, check_width, dense
+from .core import Carry, Dense, check_sequence, check_step, check_width
 from .errors import check_fields
 
 
@@ -37,9 +37,9 @@ class ResidualBlock(nn.Module):
         if self.norm != "none":
             self.normalisation = nn.LayerNorm()
         if self.glu != "none":
-            self.gate = dense(self.layer.d_model)
+            self.gate = Dense(self.layer.d_model)
         if self.glu == "full":
-            self.value = dense(self.layer.d_model)
+            self.value = Dense(self.layer.d_model)
 
     @property
     def d_model(self) -> int:
@@ -103,7 +103,7 @@ class Stack(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        self.project = dense(self.d_model)
+        self.project = Dense(self.d_model)
         if self.final_norm:
             self.normalisation = nn.LayerNorm()
 

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 from typing_extensions import Doc
 
-from .core import check_sequence, check_step, check_width, reset_where
+from .core import check_sequence, check_step, check_width, matmul, reset_where
 from .errors import check_fields
 from .inits import orthogonal_blocks
 from .registry import register
@@ -79,8 +79,7 @@ class GRU(nn.Module):
         b_x = self.param("b_x", nn.initializers.zeros, (3 * width,))
         W_h = self.param("W_h", orthogonal_blocks, (width, 3 * width))
         c_n = self.param("c_n", nn.initializers.zeros, (width,))
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        return jnp.matmul(x, W_x.astype(x.dtype), preferred_element_type=wide) + b_x, W_h, c_n
+        return matmul(x, W_x) + b_x, W_h, c_n
 
 
 def _cell(state: Array, gates: Array, W_h: Array, c_n: Array) -> Array:

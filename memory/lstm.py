@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 from typing_extensions import Doc
 
-from .core import check_sequence, check_step, check_width, reset_where
+from .core import check_sequence, check_step, check_width, matmul, reset_where
 from .errors import check_fields
 from .inits import orthogonal_blocks
 from .registry import register
@@ -82,8 +82,7 @@ class LSTM(nn.Module):
         W_x = self.param("W_x", nn.initializers.lecun_normal(), (x.shape[-1], 4 * width))
         b_x = self.param("b_x", lambda _: jnp.zeros(4 * width).at[width : 2 * width].set(self.forget_bias))
         W_h = self.param("W_h", orthogonal_blocks, (width, 4 * width))
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        return jnp.matmul(x, W_x.astype(x.dtype), preferred_element_type=wide) + b_x, W_h
+        return matmul(x, W_x) + b_x, W_h
 
 
 def _cell(state: LSTMCarry, gates: Array, W_h: Array) -> LSTMCarry:

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 from typing_extensions import Doc
 
-from .core import check_sequence, check_step, dense
+from .core import Dense, check_sequence, check_step
 from .errors import check_fields
 from .registry import register
 
@@ -32,7 +32,7 @@ class NoMemory(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        self.dense = dense(self.d_model)
+        self.dense = Dense(self.d_model)
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> tuple[()]:
         """The empty carry `()`."""

@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Complex, Float
+from jaxtyping import Array, Bool, Float
 from typing_extensions import Doc
 
-from .core import check_sequence, check_step, check_width
+from .core import check_sequence, check_step, check_width, matmul, reset_where
+from .diagonal import multiply, pair_factors, recur, to_pair
 from .errors import check_fields
 from .inits import hippo_blocks, log_uniform, truncated_normal
 from .registry import register
-from .scan import Method, linear_recurrence, recurrence_step
+from .scan import Method, choose_method
 
 
 @register("s5")
@@ -28,7 +29,10 @@ class S5(nn.Module):
     bilinear:          A_bar = (1 + Lambda dt/2) / (1 - Lambda dt/2),  B_bar = dt / (1 - Lambda dt/2) * B
 
     The input has any width d_in; the feedthrough D needs d_in = d_model (a Stack projects where they differ).
-    Carry: complex64 `[*batch, P]`. Inputs may be bfloat16: matmuls follow them, state and decay stay float32.
+    Complex states, B and C are real pairs throughout (`diagonal.py`), one real matmul into the state and one out of it:
+    XLA's complex matmul is slow on CPU (benchmarks/layer_speed.py).
+    Carry: float32 `[*batch, 2P]`, real then imaginary parts. Inputs may be bfloat16: the matmuls follow them, state and
+    decay stay float32.
 
     Raises:
         ValueError: for fields that break the rules below and for inputs that do not fit, before compilation.
@@ -64,31 +68,32 @@ class S5(nn.Module):
             raise ValueError(f"S5: dt_min={self.dt_min} and dt_max={self.dt_max} must satisfy 0 < dt_min <= dt_max")
         super().__post_init__()
 
-    def initial_carry(self, batch_shape: tuple[int, ...]) -> Complex[Array, "*batch P"]:
-        """Zeros, complex64 `[*batch, P]`."""
-        return jnp.zeros((*batch_shape, self.d_state // (2 if self.conj_sym else 1)), jnp.complex64)
+    def initial_carry(self, batch_shape: tuple[int, ...]) -> Float[Array, "*batch 2P"]:
+        """Zeros, float32 `[*batch, 2P]`."""
+        return jnp.zeros((*batch_shape, self.d_state * (1 if self.conj_sym else 2)), jnp.float32)
 
     def __call__(
-        self, carry: Complex[Array, "*batch P"], x: Float[Array, "T *batch H"], reset: Bool[Array, "T *batch"]
-    ) -> tuple[Complex[Array, "*batch P"], Float[Array, "T *batch H"]]:
+        self, carry: Float[Array, "*batch 2P"], x: Float[Array, "T *batch H"], reset: Bool[Array, "T *batch"]
+    ) -> tuple[Float[Array, "*batch 2P"], Float[Array, "T *batch H"]]:
         """The whole sequence by a scan over time."""
         check_sequence(self, carry, x, reset)
-        A_bar, W_in, W_out, D, initial = self._system(x)
-        states, last = linear_recurrence(A_bar, _enter(x, W_in), reset, carry, initial, method=self.method)
-        return last, _leave(states, x, W_out, D)
+        factors, W_in, W_out, D, initial = self._system(x)
+        initial = jnp.broadcast_to(initial, carry.shape)
+        states = recur(choose_method(self.method), *factors, matmul(x, W_in), reset, carry, initial)
+        return states[-1], _output(states, x, W_out, D)
 
     def step(
-        self, carry: Complex[Array, "*batch P"], x: Float[Array, "*batch H"], reset: Bool[Array, "*batch"]
-    ) -> tuple[Complex[Array, "*batch P"], Float[Array, "*batch H"]]:
+        self, carry: Float[Array, "*batch 2P"], x: Float[Array, "*batch H"], reset: Bool[Array, "*batch"]
+    ) -> tuple[Float[Array, "*batch 2P"], Float[Array, "*batch H"]]:
         """One step."""
         check_step(self, carry, x, reset)
-        A_bar, W_in, W_out, D, initial = self._system(x)
-        state = recurrence_step(A_bar, _enter(x, W_in), reset, carry, initial)
-        return state, _leave(state, x, W_out, D)
+        factors, W_in, W_out, D, initial = self._system(x)
+        state = multiply(*factors, reset_where(reset, initial, carry)) + matmul(x, W_in)
+        return state, _output(state, x, W_out, D)
 
     @nn.compact
     def _system(self, x: Array):
-        """The discrete system: A_bar `[P]`, real matrices into `[d_in, 2P]` and out of `[2P, H]` the state, D, h0."""
+        """The discrete system on pairs: the factors of A_bar, matrices into and out of the state, D, initial state."""
         d_in = x.shape[-1]
         if self.feedthrough:
             check_width(self, x, self.d_model, "d_model, as D * x is added; use a Stack or feedthrough=False")
@@ -102,17 +107,16 @@ class S5(nn.Module):
         B = self.param("B", _init_B, V, d_in)
         C = self.param("C", _init_C, V, self.d_model)
         D = self.param("D", nn.initializers.normal(1.0), (self.d_model,)) if self.feedthrough else None
-        initial = 0
+        initial = jnp.zeros(())
         if self.learn_initial_state:
-            pair = self.param("initial_state", nn.initializers.zeros, (num_kept, 2))
-            initial = jax.lax.complex(pair[..., 0], pair[..., 1])
+            initial = self.param("initial_state", nn.initializers.zeros, (2 * num_kept,))
         Lambda = jax.lax.complex(jnp.minimum(Lambda_re, -1e-4) if self.clip_eigs else Lambda_re, Lambda_im)
         A_bar, scale = _discretize(Lambda, jnp.exp(log_dt), self.discretization)
         B_bar = scale[:, None] * jax.lax.complex(B[..., 0], B[..., 1])
-        W_in = jnp.concatenate([B_bar.real, B_bar.imag]).T
+        W_in = to_pair(B_bar.T)
         factor = 2.0 if self.conj_sym else 1.0
         W_out = factor * jnp.concatenate([C[..., 0], -C[..., 1]], axis=1).T
-        return A_bar, W_in, W_out, D, initial
+        return pair_factors(A_bar), W_in, W_out, D, initial
 
 
 def _discretize(Lambda: Array, dt: Array, rule: str) -> tuple[Array, Array]:
@@ -124,18 +128,9 @@ def _discretize(Lambda: Array, dt: Array, rule: str) -> tuple[Array, Array]:
     return inverse * (1.0 + Lambda * dt / 2.0), inverse * dt
 
 
-def _enter(x: Array, W_in: Array) -> Array:
-    """B_bar x as one real matmul: complex `[..., P]`, accumulated in at least float32."""
-    # XLA's complex matmul is slow on CPU; real and imaginary parts side by side make one fast real matmul.
-    pair = jnp.matmul(x, W_in.astype(x.dtype), preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
-    real, imaginary = jnp.split(pair, 2, axis=-1)
-    return jax.lax.complex(real, imaginary)
-
-
-def _leave(states: Array, x: Array, W_out: Array, D: Array | None) -> Array:
-    """2 Re(C h) + D x as one real matmul over real and imaginary parts, in the dtype of x."""
-    pair = jnp.concatenate([states.real, states.imag], axis=-1).astype(x.dtype)
-    y = jnp.matmul(pair, W_out.astype(x.dtype), preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+def _output(states: Array, x: Array, W_out: Array, D: Array | None) -> Array:
+    """2 Re(C h) + D x, in the dtype of x."""
+    y = matmul(states.astype(x.dtype), W_out)
     return (y if D is None else y + D * x).astype(x.dtype)
 
 

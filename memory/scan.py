@@ -3,13 +3,13 @@
 Legend: T steps, *batch any batch axes, *feature the axes of one state.
 """
 
-from functools import partial
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Inexact
 
+from .diagonal import from_pair, pair_factors, recur, to_pair
 from .errors import unknown_name
 
 Method = Literal["auto", "sequential", "associative"]
@@ -42,7 +42,8 @@ def linear_recurrence(
 
     Whatever lies before a reset, nan and inf included, changes neither values nor gradients after it: the reset is a
     `where` on the state, and the gradient is the same recurrence run backwards (a custom_vjp, so reverse mode only):
-    g[t] = dh[t] + (0 if reset[t+1] else a[t+1] * g[t+1]);  db = g;  da[t] = g[t] * h_prev[t].
+    g[t] = dh[t] + (0 if reset[t+1] else a[t+1] * g[t+1]);  db = g;  da[t] = g[t] * h_prev[t]
+    (in JAX's convention for complex cotangents).
 
     Raises:
         ValueError: for shapes, dtypes or a method that break the rules above, before anything is compiled.
@@ -52,31 +53,29 @@ def linear_recurrence(
     """
     a, b, reset, carry, reset_state = map(jnp.asarray, (a, b, reset, carry, reset_state))
     _check(a, b, reset, carry, reset_state, method)
-    if method == "auto":
-        method = "sequential" if jax.default_backend() == "cpu" else "associative"
-    dtype = jnp.result_type(a, b, carry)
-    num_feature = b.ndim - reset.ndim
-    varying = a.ndim == b.ndim
-    a = jnp.broadcast_to(a.astype(dtype), b.shape if varying else b.shape[b.ndim - num_feature :])
-    carry = jnp.broadcast_to(carry.astype(dtype), b.shape[1:])
-    reset_state = jnp.broadcast_to(reset_state.astype(dtype), b.shape[1:])
-    return _recurrence(method, a, b.astype(dtype), reset, carry, reset_state)
+    dtype = jnp.result_type(a, b, carry, reset_state)
+    feature = b.shape[reset.ndim :]
+    a = jnp.broadcast_to(a.astype(dtype), b.shape if a.ndim == b.ndim else feature)
+    b, carry = b.astype(dtype), carry.astype(dtype)
+    reset_state = jnp.broadcast_to(reset_state.astype(dtype), carry.shape)
+    if not jnp.issubdtype(dtype, jnp.complexfloating):
+        states = recur(choose_method(method), a, None, b, reset, carry, reset_state)
+    elif feature:
+        factors = pair_factors(a)
+        pairs = recur(choose_method(method), *factors, to_pair(b), reset, to_pair(carry), to_pair(reset_state))
+        states = from_pair(pairs)
+    else:
+        states = linear_recurrence(
+            a[..., None], b[..., None], reset, carry[..., None], reset_state[..., None], method=method
+        )[0][..., 0]
+    return states, states[-1]
 
 
-def recurrence_step(
-    a: Inexact[Array, "..."],
-    b: Inexact[Array, "..."],
-    reset: Bool[Array, "*batch"],
-    carry: Inexact[Array, "..."],
-    reset_state: Inexact[Array, "..."] | float = 0,
-) -> Inexact[Array, "..."]:
-    """One step of `linear_recurrence`: a * (reset_state if reset else carry) + b, all `[*batch, *feature]`."""
-    return a * _replace(reset, reset_state, carry) + b
-
-
-def _replace(reset, new, old):
-    """`new` where reset, else `old`; reset broadcasts over the trailing axes of `old`."""
-    return jnp.where(reset.reshape(reset.shape + (1,) * (old.ndim - reset.ndim)), new, old)
+def choose_method(method: Method) -> Literal["sequential", "associative"]:
+    """Resolve "auto" by the default backend."""
+    if method != "auto":
+        return method
+    return "sequential" if jax.default_backend() == "cpu" else "associative"
 
 
 def _check(a, b, reset, carry, reset_state, method) -> None:
@@ -112,81 +111,3 @@ def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     return len(shape) <= len(target) and all(
         have in (1, want) for have, want in zip(reversed(shape), reversed(target), strict=False)
     )
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _recurrence(method, a, b, reset, carry, reset_state):
-    states = _solve(method, a, b, reset, carry, reset_state, reverse=False)
-    return states, states[-1]
-
-
-def _forward(method, a, b, reset, carry, reset_state):
-    states = _solve(method, a, b, reset, carry, reset_state, reverse=False)
-    return (states, states[-1]), (a, states, reset, carry, reset_state)
-
-
-def _backward(method, residuals, cotangents):
-    a, states, reset, carry, reset_state = residuals
-    d_states, d_last = cotangents
-    varying = a.ndim == states.ndim
-    # g[t] = d_states[t] + (0 if reset[t+1] else a[t+1] g[t+1]): the same recurrence, shifted by one and reversed.
-    shifted_a = jnp.concatenate([a[1:], jnp.ones_like(a[:1])]) if varying else jnp.ones_like(a)
-    shifted_reset = jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
-    if varying:
-        g = _recurrence_reversed(method, shifted_a, d_states, shifted_reset, d_last)
-    else:
-        d_states = d_states.at[-1].add(d_last)
-        g = _recurrence_reversed(method, a, d_states, shifted_reset, jnp.zeros_like(d_last))
-    previous = _replace(reset, reset_state, jnp.concatenate([carry[None], states[:-1]]))
-    # A zero cotangent stays zero even against a nan state that a later reset has discarded.
-    d_a = jnp.where(g == 0, jnp.zeros_like(g), g * previous)
-    d_a = d_a if varying else d_a.sum(range(reset.ndim))
-    d_previous = a * g
-    d_carry = _replace(reset[0], jnp.zeros_like(carry), d_previous[0])
-    d_reset_state = _replace(reset, d_previous, jnp.zeros_like(d_previous)).sum(0)
-    return d_a, g, None, d_carry, d_reset_state
-
-
-_recurrence.defvjp(_forward, _backward)
-
-
-def _recurrence_reversed(method, a, b, reset, carry):
-    """The recurrence run from the last step to the first, differentiable again by the same rule."""
-    flip = partial(jnp.flip, axis=0)
-    a = flip(a) if a.ndim == b.ndim else a
-    return flip(_recurrence(method, a, flip(b), flip(reset), carry, jnp.zeros_like(carry))[0])
-
-
-def _solve(method, a, b, reset, carry, reset_state, *, reverse):
-    solve = _solve_sequential if method == "sequential" else _solve_associative
-    return solve(a, b, reset, carry, reset_state)
-
-
-def _solve_sequential(a, b, reset, carry, reset_state):
-    varying = a.ndim == b.ndim
-
-    def recur(state, inputs):
-        b_t, reset_t, a_t = inputs
-        state = recurrence_step(a_t if varying else a, b_t, reset_t, state, reset_state)
-        return state, state
-
-    return jax.lax.scan(recur, carry, (b, reset, a if varying else None))[1]
-
-
-def _solve_associative(a, b, reset, carry, reset_state):
-    flag = reset.reshape(reset.shape + (1,) * (b.ndim - reset.ndim))
-    a = jnp.broadcast_to(a, b.shape)
-    b = b + jnp.where(flag, a * reset_state, 0)
-    b = b.at[0].add(jnp.where(flag[0], 0, a[0] * carry))
-
-    def combine(left, right):
-        # The flag travels with the element: a reset on the right discards the left by selection, nan or not.
-        a_left, b_left, flag_left = left
-        a_right, b_right, flag_right = right
-        return (
-            jnp.where(flag_right, a_right, a_left * a_right),
-            jnp.where(flag_right, b_right, a_right * b_left + b_right),
-            flag_left | flag_right,
-        )
-
-    return jax.lax.associative_scan(combine, (a, b, flag))[1]
