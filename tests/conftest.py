@@ -1,0 +1,18 @@
+"""Set-up of the whole test run, before jax is first imported.
+
+Two host devices, so that what is sharded is tested; a compilation cache of this run alone, so that the same program
+compiled by two tests is compiled once, and nothing is left over for the next run.
+"""
+
+import os
+import tempfile
+
+FORCED_DEVICES = "--xla_force_host_platform_device_count=2"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FORCED_DEVICES}".strip()
+
+import jax  # noqa: E402
+
+_CACHE = tempfile.TemporaryDirectory(prefix="hippodrome-test-cache-")
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

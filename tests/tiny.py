@@ -1,0 +1,34 @@
+"""The smallest configuration that exercises everything, for tests of training."""
+
+from typing import Any
+
+from hippodrome.training.config import TrainConfig, load_config
+
+TINY = {
+    "env.id": "popgym/RepeatPreviousEasy",
+    "env.num-envs": 8,
+    "memory.kind": "s5",
+    "memory.d-model": 8,
+    "memory.d-state": 4,
+    "memory.num-layers": 1,
+    "agent.num-steps": 8,
+    "agent.num-epochs": 1,
+    "agent.num-minibatches": 2,
+    "agent.encoder-sizes": 8,
+    "agent.head-sizes": 8,
+    "total-env-steps": 64 * 4,
+}
+
+
+def tiny_flags(**overrides: Any) -> list[str]:
+    """Command-line flags of the tiny configuration: `agent__gamma=0.5` stands for `--agent.gamma 0.5`."""
+    options = {**TINY, **{name.replace("__", ".").replace("_", "-"): value for name, value in overrides.items()}}
+    flags = []
+    for name, value in options.items():
+        flags += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return flags
+
+
+def tiny_config(**overrides: Any) -> TrainConfig:
+    """The tiny configuration with overrides, see `tiny_flags`."""
+    return load_config("quickstart", tiny_flags(**overrides))
