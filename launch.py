@@ -146,15 +146,13 @@ def _evaluate(arguments: list[str]) -> int:
     if known.json:
         print(json.dumps(result, indent=1, allow_nan=False))
     else:
-        from rich.console import Console
+        from hippodrome.training.progress import table_console
 
-        Console().print(evaluation_table(result))
+        table_console().print(evaluation_table(result))
     return 0
 
 
 def _suite(arguments: list[str]) -> int:
-    from hippodrome.training.suite import run_suite
-
     words, rest = _leading_words(arguments, 2)
     parser = _parser("hippodrome suite")
     parser.add_argument("--run-dir", type=Path)
@@ -167,6 +165,8 @@ def _suite(arguments: list[str]) -> int:
             print(SUITE_HELP)
             return 0
         parser.error("NAME is missing; see `hippodrome list suites`")
+    from hippodrome.training.suite import run_suite
+
     run_suite(
         *words,
         overrides=overrides,

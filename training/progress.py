@@ -8,6 +8,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 SECONDS_BETWEEN_LINES = 15.0
 
 
+def table_console() -> Console:
+    """Standard output for tables: as wide as the terminal, or wide enough for them where it is a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
 class Stopwatch:
     """Steps per second of training alone: without what happened before the first lap, compiling above all.
 

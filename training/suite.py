@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from .checkpoint_files import read_json, write_json
 from .config import config_name, load_config, load_suite, read_yaml
 from .errors import ConfigError, TrainingError, unknown_name
+from .progress import table_console
 from .scores import agent_scores, baseline_rows, check_references
 from .suite_agents import PolicyAgent, TrainedAgent
 from .suite_report import result_markdown, result_tables
@@ -170,9 +169,7 @@ def _show(results: dict[str, Any], folder: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(results, indent=1, allow_nan=False))
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = table_console()
     for part in result_tables(results):
         console.print(part, highlight=False)
     console.print(f"results: {folder / RESULTS_FILE}, {folder / 'results.md'}", highlight=False, soft_wrap=True)
