@@ -67,8 +67,8 @@ def evaluate(
     A run's result is also written to its folder: `evaluation.json`, or `evaluation-<env>.json` for another environment.
 
     Args:
-        target: a run folder, or `module:policy` naming an object of the `load_policy` protocol (or a function without
-            arguments that returns one).
+        target: a run folder, or `module:policy` naming an object of the `load_policy` protocol, or a class or function
+            that makes one without arguments.
         env: environment id; a run's own by default, required for `module:policy`.
         episodes: episodes of each training seed.
         seed: of the evaluation environments.
@@ -197,7 +197,8 @@ def load_callable(target: str) -> Any:
         policy = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{target!r} names no policy: {error}; write module:policy, importable from here") from error
-    if not hasattr(policy, "initial_carry") and callable(policy):
+    is_factory = isinstance(policy, type) or not hasattr(policy, "initial_carry")
+    if is_factory and callable(policy):
         policy = policy()
     if not (callable(policy) and hasattr(policy, "initial_carry")):
         raise ConfigError(

@@ -1,0 +1,201 @@
+"""`train`: the run folder, resuming bit for bit after anything, limits, failures."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from hippodrome.training import load_policy, train
+from hippodrome.training.checkpoint import Checkpointer
+from hippodrome.training.config import load_config
+from hippodrome.training.errors import CheckpointError, ConfigError, RunFolderError, TrainingError, TrainingInterrupted
+from hippodrome.training.loop import summarize_updates
+from hippodrome.training.metrics import read_metrics
+from hippodrome.training.step import initial_state, make_experiment, state_template
+from tests.tiny import tiny_config, tiny_flags
+
+QUICK = dict(checkpoint__every_updates=1, evaluation__episodes=8)
+
+
+def final_state(run, config):
+    state, _ = Checkpointer(run / "checkpoints").restore(state_template(make_experiment(config), config))
+    return state
+
+
+def assert_identical(one, two):
+    def compare(path, a, b):
+        if jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+    jax.tree_util.tree_map_with_path(compare, one, two)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of four updates, undisturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    config = tiny_config(**QUICK)
+    return train(config, run_dir=folder, command=["hippodrome", "train"]), config
+
+
+def test_run_folder_holds_everything(finished):
+    run, config = finished
+    assert load_config(run) == config
+    rows = read_metrics(run)
+    assert [row["env_steps"] for row in rows] == [64, 128, 192, 256]
+    assert {"wall_time", "steps_per_second", "episode_return", "loss", "value_loss"} <= set(rows[-1])
+    # Eight steps are no episode of 51: the return is null, and the count says why.
+    assert rows[0]["episodes"] == 0 and rows[0]["episode_return"] is None
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["env"] == config.env.id and evaluation["episodes"] == 8 and evaluation["seeds"] == 1
+    assert evaluation["failed_seeds"] == []
+    for name in ("return", "return_sampled"):
+        assert {"mean", "std", "iqm", "iqm_low", "iqm_high", "min", "max", "per_seed"} <= set(evaluation[name])
+    assert json.loads((run / "environment.json").read_text())["command"] == ["hippodrome", "train"]
+    assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert list(run.glob("events.out.tfevents.*"))
+    assert Checkpointer(run / "checkpoints").steps()[-3:] == [2, 3, 4]
+
+
+def test_a_run_folder_is_never_written_over(finished):
+    run, config = finished
+    with pytest.raises(RunFolderError, match="exists and is not empty"):
+        train(config, run_dir=run)
+
+
+def test_interrupt_saves_and_resume_is_bit_for_bit(finished, tmp_path, monkeypatch):
+    run, config = finished
+
+    def interrupt_after_second(self, writer, last):
+        if self.update == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hippodrome.training.loop._Run._evaluate_now", interrupt_after_second)
+        with pytest.raises(TrainingInterrupted, match="SIGTERM: stopped after update 3 and saved; go on with") as stop:
+            train(config, run_dir=tmp_path / "cut")
+    assert stop.value.exit_code == 130
+    train(config, resume=tmp_path / "cut")
+    assert_identical(final_state(tmp_path / "cut", config), final_state(run, config))
+    rows, expected = read_metrics(tmp_path / "cut"), read_metrics(run)
+    assert [row["loss"] for row in rows] == [row["loss"] for row in expected]
+
+
+def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(finished, tmp_path, caplog):
+    run, config = finished
+    copy = shutil.copytree(run, tmp_path / "damaged")
+    newest = copy / "checkpoints" / "step_000000000004"
+    victim = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[:-7])
+    with caplog.at_level("WARNING"):
+        train(config, resume=copy)
+    assert "step_000000000004 is damaged" in caplog.text
+    assert_identical(final_state(copy, config), final_state(run, config))
+
+
+def test_resume_refuses_another_configuration_and_names_the_fields(finished):
+    run, config = finished
+    other = dataclasses.replace(config, agent=dataclasses.replace(config.agent, gamma=0.5))
+    with pytest.raises(CheckpointError, match=r"agent\.gamma: 0\.5 now, 0\.99 in the run"):
+        train(other, resume=run)
+
+
+def test_resume_can_train_for_longer(finished, tmp_path):
+    run, config = finished
+    copy = shutil.copytree(run, tmp_path / "longer")
+    train(dataclasses.replace(config, total_env_steps=64 * 5), resume=copy)
+    assert [row["update"] for row in read_metrics(copy)] == [1, 2, 3, 4, 5]
+
+
+def test_init_from_begins_with_the_parameters_of_a_run(finished, tmp_path):
+    run, config = finished
+    begun = train(
+        dataclasses.replace(config, init_from=str(run), total_env_steps=64, seed=7), run_dir=tmp_path / "second"
+    )
+    experiment = make_experiment(config)
+    expected = load_policy(run).params
+    state = final_state(begun, config)
+    # The first rollout was acted by them, so the best parameters so far are theirs or the initial ones set to them.
+    assert_identical(state.best.params, expected)
+    fresh = jax.jit(lambda: initial_state(experiment, config))()
+    kernels = [jax.tree.leaves(tree.params.network if hasattr(tree, "params") else tree.network)[1] for tree in
+               (fresh.learner, expected)]  # fmt: skip
+    assert not np.array_equal(*kernels)
+
+
+def test_init_from_another_shape_names_the_difference(finished, tmp_path):
+    run, _ = finished
+    with pytest.raises(ConfigError, match=r"memory\.d_model: 16 here, 8 in the run"):
+        train(tiny_config(memory__d_model=16, init_from=run, **QUICK), run_dir=tmp_path / "other")
+
+
+def test_limits_stop_and_save(tmp_path, capsys):
+    config = tiny_config(max_time=1e-6, **QUICK)
+    run = train(config, run_dir=tmp_path / "time")
+    assert Checkpointer(run / "checkpoints").steps() == [1]
+    assert "max_time=1e-06" in capsys.readouterr().err
+    config = tiny_config(stop_at_return=-2.0, agent__num_steps=64, total_env_steps=64 * 32, **QUICK)
+    run = train(config, run_dir=tmp_path / "return")
+    assert Checkpointer(run / "checkpoints").steps() == [1]
+    assert "stop_at_return=-2" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_update_metric_and_checkpoint(tmp_path):
+    with pytest.raises(TrainingError, match=r"seed 0: \w+ is not finite in update \d.*last good state is the") as stop:
+        train(tiny_config(agent__learning_rate=1e38, agent__max_grad_norm=1e38, **QUICK), run_dir=tmp_path / "nan")
+    assert stop.value.exit_code == 1
+    assert not (tmp_path / "nan" / "evaluation.json").exists()
+
+
+def test_summary_of_updates_weights_by_episodes():
+    def update(episodes, episode_return, length, loss):
+        values = {"episodes": episodes, "episode_return": episode_return, "episode_length": length, "loss": loss}
+        return {name: np.array(value) for name, value in values.items()} | {"failed_update": np.array([-1, -1])}
+
+    nan = np.nan
+    rows = [update([1, 0], [1.0, nan], [4.0, nan], [1.0, 2.0]), update([3, 0], [5.0, nan], [8.0, nan], [3.0, 2.0])]
+    row = summarize_updates(rows)
+    np.testing.assert_array_equal(row["episodes"], [4, 0])
+    np.testing.assert_array_equal(row["episode_return"], [4.0, np.nan])
+    np.testing.assert_array_equal(row["episode_length"], [7.0, np.nan])
+    np.testing.assert_array_equal(row["loss"], [2.0, 2.0])
+    assert "failed_update" not in row
+
+
+def test_kill_9_then_resume_equals_an_undisturbed_run(tmp_path):
+    """Real processes at full optimisation, killed without warning at an arbitrary moment after a checkpoint."""
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    launch = Path(__file__).parents[2] / "launch.py"
+    flags = tiny_flags(**QUICK, total_env_steps=64 * 60, log__tensorboard="DROP")
+    flags = [word for word in flags if word not in ("--log.tensorboard", "DROP")]
+
+    def command(*words):
+        return [sys.executable, str(launch), "train", *words]
+
+    def wait(process):
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+
+    pipes = dict(env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    wait(subprocess.Popen(command("quickstart", "--run-dir", "whole", *flags), **pipes))
+    process = subprocess.Popen(command("quickstart", "--run-dir", "killed", *flags), **pipes)
+    checkpointer = Checkpointer(tmp_path / "killed" / "checkpoints")
+    while not [step for step in checkpointer.steps() if step >= 5]:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert max(checkpointer.steps()) < 60
+    wait(subprocess.Popen(command("--resume", "killed"), **pipes))
+    config = load_config(tmp_path / "whole")
+    assert_identical(final_state(tmp_path / "killed", config), final_state(tmp_path / "whole", config))
