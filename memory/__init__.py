@@ -1,6 +1,7 @@
 """Sequence memories under one contract, with exact resets at episode boundaries."""
 
 from .blocks import ResidualBlock, Stack
+from .checks import MemoryCheckError, check_memory
 from .core import Carry, Memory, reset_where
 from .gru import GRU
 from .lstm import LSTM
@@ -23,11 +24,13 @@ __all__ = [
     "S5",
     "Carry",
     "Memory",
+    "MemoryCheckError",
     "MemoryConfig",
     "NoMemory",
     "ResidualBlock",
     "Stack",
     "build_memory",
+    "check_memory",
     "linear_recurrence",
     "list_memories",
     "make_memory",
