@@ -76,8 +76,10 @@ class VectorEnv:
 
     def _reset_one(self, key: Key[Array, ""]) -> VectorState:
         key, reset_key = jax.random.split(key)
-        observation, env_state = _strongly_typed(self.env.reset_env(reset_key, self.params))
-        state = VectorState(
+        # One more than the pool holds: the first is where the episode begins.
+        starts = _strongly_typed(self._start_states(reset_key, self.pool_size + 1))
+        observation, env_state = jax.tree.map(lambda leaf: leaf[0], starts)
+        return VectorState(
             env_state=env_state,
             key=key,
             timestep=Timestep(
@@ -88,16 +90,17 @@ class VectorEnv:
             ),
             episode_return=jnp.zeros((), jnp.float32),
             episode_length=jnp.zeros((), jnp.int32),
-            pool=(),
+            pool=jax.tree.map(lambda leaf: leaf[1:], starts) if self.pool_size else (),
             pool_next=jnp.zeros((), jnp.int32),
         )
-        return self._refill_one(state) if self.pool_size else state
 
     def _refill_one(self, state: VectorState) -> VectorState:
         key, pool_key = jax.random.split(state.key)
-        draw = jax.vmap(self.env.reset_env, in_axes=(0, None))
-        pool = draw(jax.random.split(pool_key, self.pool_size), self.params)
+        pool = _strongly_typed(self._start_states(pool_key, self.pool_size))
         return state.replace(key=key, pool=pool, pool_next=jnp.zeros((), jnp.int32))
+
+    def _start_states(self, key: Key[Array, ""], count: int) -> Any:
+        return jax.vmap(self.env.reset_env, in_axes=(0, None))(jax.random.split(key, count), self.params)
 
     def _step_one(self, state: VectorState, action: Any) -> tuple[VectorState, Outcome]:
         key, step_key, reset_key = jax.random.split(state.key, 3)

@@ -32,6 +32,22 @@ _FAMILIES: dict[str, tuple[str, dict[str, dict]]] = {
         "higher_lower:HigherLower",
         {"Easy": {"num_decks": 1}, "Medium": {"num_decks": 2}, "Hard": {"num_decks": 3}},
     ),
+    "LabyrinthEscape": (
+        "labyrinth:LabyrinthEscape",
+        {"Easy": {"maze_size": 10}, "Medium": {"maze_size": 14}, "Hard": {"maze_size": 18}},
+    ),
+    "LabyrinthExplore": (
+        "labyrinth:LabyrinthExplore",
+        {"Easy": {"maze_size": 10}, "Medium": {"maze_size": 14}, "Hard": {"maze_size": 18}},
+    ),
+    "MineSweeper": (
+        "minesweeper:MineSweeper",
+        {
+            "Easy": {"board_size": 4, "num_mines": 2},
+            "Medium": {"board_size": 6, "num_mines": 6},
+            "Hard": {"board_size": 8, "num_mines": 10},
+        },
+    ),
     "MultiarmedBandit": (
         "multiarmed_bandit:MultiarmedBandit",
         {
@@ -84,6 +100,9 @@ _PAPER_ERA: dict[str, dict] = {
     "Concentration": {},
     "CountRecall": {"paper_era": True},
     "HigherLower": {},
+    "LabyrinthEscape": {},
+    "LabyrinthExplore": {},
+    "MineSweeper": {"paper_era": True},
     "MultiarmedBandit": {},
     "NoisyPositionOnlyCartPole": {},
     "NoisyPositionOnlyPendulum": {},
