@@ -189,8 +189,8 @@ def to_markdown(rows: list[dict[str, Any]], machine: dict[str, Any], options: ar
         f"Environment steps per second with random actions, resets included, compilation excluded; medians of "
         f"{options.repeats} runs, ours and popgym's in turn. Ours: {options.num_envs:,} copies, scans of "
         f"{options.num_steps} steps. popgym: the better of gymnasium's SyncVectorEnv ({options.popgym_envs} copies) "
-        f"and AsyncVectorEnv ({options.popgym_workers} spawned processes). Other work shared the cores and lowered both "
-        "columns: the ratios are what counts.",
+        f"and AsyncVectorEnv ({options.popgym_workers} spawned processes). Other work shared the cores and lowered "
+        "both columns: the ratios are what counts.",
         "",
         summary(rows),
         "",

@@ -3,6 +3,8 @@
 Each mistake known from an earlier JAX port (docs/popgym.md) has a test here or in the modules beside this one.
 """
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -203,3 +205,13 @@ def test_bandit_chances_are_uniform():
 def test_impossible_arguments_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         make(f"popgym/{name}", **options)
+
+
+def test_docs_tabulate_every_family():
+    page = (Path(__file__).parents[3] / "docs" / "popgym.md").read_text()
+    for env_id in list_envs("popgym"):
+        family = env_id.removeprefix("popgym/").removesuffix("Easy").removesuffix("Medium").removesuffix("Hard")
+        assert f"\n| {family} |" in page
+        for length in LENGTHS.get(family, ()):
+            row = page[page.index(f"\n| {family} |") + 1 :].partition("\n")[0]
+            assert str(length) in row
