@@ -135,7 +135,9 @@ def _replace_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 def _event_writer(folder: str | Path, resume_step: int | None) -> Any:
     from tensorboardX import SummaryWriter
 
-    return SummaryWriter(str(folder), purge_step=None if resume_step is None else resume_step + 1)
+    # The name holds the time in whole seconds: without the step, a quick resume would overwrite the file before.
+    purge_step = None if resume_step is None else resume_step + 1
+    return SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=f".{purge_step or 0}")
 
 
 def _json_number(value: Any) -> Any:

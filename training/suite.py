@@ -10,7 +10,7 @@ from typing import Any
 
 from .checkpoint_files import read_json, write_json
 from .config import config_name, load_config, load_suite, read_yaml
-from .errors import ConfigError, TrainingError, unknown_name
+from .errors import ConfigError, TrainingError, TrainingInterrupted, unknown_name
 from .progress import table_console
 from .scores import agent_scores, baseline_rows, check_references
 from .suite_agents import PolicyAgent, TrainedAgent
@@ -90,26 +90,16 @@ def run_suite(
     Raises:
         ConfigError: for bad input, among it a folder that was begun with another configuration.
         TrainingError: if a run failed; the others are done and scored.
+        TrainingInterrupted: after SIGTERM or Ctrl-C; the same command goes on.
     """
-    is_policy = ":" in source and not Path(source).exists()
-    if is_policy:
-        agent = PolicyAgent(source, 256 if episodes is None else episodes, overrides)
-    else:
-        config = load_config(source, overrides, prog="hippodrome suite", description=description)
-        if episodes is not None:
-            config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, episodes=episodes))
-        agent = TrainedAgent(config, config_name(source), command)
+    agent = _agent(source, overrides, episodes, description, command)
     suite = read_suite(name)
-    others = [_read_results(folder, suite) for folder in compare]
+    others = [_read_results(each, suite) for each in compare]
     folder = run_dir or Path("runs") / f"{suite.name}-{agent.label}"
     agent.prepare(folder, suite.environments)
     found, failed = _collect(suite, agent, folder)
-    ours = {
-        "name": agent.name,
-        "protocol": agent.protocol,
-        **agent_scores(suite.environments, found, suite.references),
-        "failed": failed,
-    }
+    scores = agent_scores(suite.environments, found, suite.references)
+    ours = {"name": agent.name, "protocol": agent.protocol, **scores, "failed": failed}
     results = {
         "suite": suite.name,
         "command": " ".join(command),
@@ -119,11 +109,23 @@ def run_suite(
     }
     write_json(folder / RESULTS_FILE, results)
     (folder / "results.md").write_text(result_markdown(results), encoding="utf-8")
-    shown = {**results, "agents": _distinct([ours, *(agent for other in others for agent in other["agents"])])}
+    shown = {**results, "agents": _distinct([ours, *(each for other in others for each in other["agents"])])}
     _show(shown, folder, as_json)
     if failed:
         raise TrainingError(f"{len(failed)} of {len(suite.environments)} runs failed: {', '.join(failed)}")
     return shown
+
+
+def _agent(
+    source: str, overrides: Sequence[str], episodes: int | None, description: str, command: Sequence[str]
+) -> TrainedAgent | PolicyAgent:
+    """What the suite scores: a policy as it is, where `source` reads `module:policy`, or an agent to train."""
+    if ":" in source and not Path(source).exists():
+        return PolicyAgent(source, 256 if episodes is None else episodes, overrides)
+    config = load_config(source, overrides, prog="hippodrome suite", description=description)
+    if episodes is not None:
+        config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, episodes=episodes))
+    return TrainedAgent(config, config_name(source), command)
 
 
 def _collect(suite: Suite, agent: TrainedAgent | PolicyAgent, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -137,6 +139,8 @@ def _collect(suite: Suite, agent: TrainedAgent | PolicyAgent, folder: Path) -> t
             # Tables that training prints are no part of the result.
             with contextlib.redirect_stdout(sys.stderr):
                 found[env_id] = agent.score(env_id, folder / env_id.replace("/", "-"))
+        except TrainingInterrupted as error:
+            raise TrainingInterrupted(f"{error}; or run this command again to go on with the whole suite") from error
         except TrainingError as error:
             failed[env_id] = str(error)
             print(f"failed: {error}", file=sys.stderr)

@@ -171,7 +171,7 @@ def test_a_suite_trains_scores_and_reports_and_keeps_what_is_finished(stand_in, 
 def test_a_stopped_suite_goes_on_where_it_was(stand_in):
     calls, stops = stand_in
     stops["popgym/RepeatPreviousEasy"] = TrainingInterrupted("stopped")
-    with pytest.raises(TrainingInterrupted):
+    with pytest.raises(TrainingInterrupted, match="stopped; or run this command again"):
         run_suite("two.yaml", "small.yaml")
     (Path("runs/two-small-gru/popgym-RepeatPreviousEasy/checkpoints/step_000000000001")).mkdir(parents=True)
     stops.clear()
