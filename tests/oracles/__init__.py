@@ -1,0 +1,1 @@
+"""Slow float64 NumPy twins, written from the equations."""
