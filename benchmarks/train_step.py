@@ -2,10 +2,10 @@
 
     uv run benchmarks/train_step.py --json results.json
 
-Both memories sit in the same residual block (pre-norm, full GLU), four layers of width 256, on RepeatPreviousHard. Each
-shape is timed in interleaved runs of the same process and the medians are compared. Floating-point operations are those of
-the matrix products alone: twice the weights used per step and environment, once in the rollout, three times (forward and
-both gradients) in each epoch of learning.
+Both memories sit in the same residual block (pre-norm, full GLU), four layers of width 256, on RepeatPreviousHard.
+Each shape is timed in interleaved runs of the same process and the medians are compared. Floating-point operations are
+those of the matrix products alone: twice the weights used per step and environment, once in the rollout, three times
+(forward and both gradients) in each epoch of learning.
 """
 
 import argparse

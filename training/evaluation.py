@@ -126,7 +126,9 @@ def restore_run(run: str | Path, config: TrainConfig, step: CheckpointChoice) ->
     """The experiment of a run and the state of one of its checkpoints, on one device."""
     experiment = make_experiment(dataclasses.replace(config, num_devices=1))
     checkpointer = Checkpointer(Path(run) / "checkpoints", keep=config.checkpoint.keep)
-    state, _ = checkpointer.restore(state_template(experiment, config), step=None if step == "last" else step)
+    # Every checkpoint carries the best parameters so far, so the newest one has the best of the run.
+    number = step if isinstance(step, int) else None
+    state, _ = checkpointer.restore(state_template(experiment, config), step=number)
     return experiment, state
 
 

@@ -2,14 +2,11 @@
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from .checkpoint import Checkpointer
 from .checks import check_config
@@ -17,8 +14,9 @@ from .config import TrainConfig, config_differences, load_config, save_config
 from .curve import draw_learning_curve
 from .errors import CheckpointError, ConfigError, TrainingError, TrainingInterrupted
 from .evaluation import evaluate_state, evaluation_table, load_policy, save_evaluation
-from .metrics import MetricsWriter
-from .progress import ProgressBar, Stopwatch
+from .interrupt import interrupt_flag
+from .metrics import MetricsWriter, summarize_updates
+from .progress import ProgressBar, Stopwatch, table_console
 from .run_folder import create_run_folder, require_writable, write_environment
 from .step import (
     Experiment,
@@ -77,7 +75,7 @@ def train(
         run.begin()
     else:
         run.restore()
-    with ProgressBar(config.total_env_steps) as bar, _interrupt_flag() as interrupted:
+    with ProgressBar(experiment.num_updates * experiment.steps_per_update) as bar, interrupt_flag() as interrupted:
         run.loop(bar, interrupted)
     run.finish()
     return run.folder
@@ -169,7 +167,7 @@ class _Run:
         draw_learning_curve(self.folder, title=self.config.env.id)
         result = self._evaluation()
         save_evaluation(self.folder, self.config, result)
-        console = Console()
+        console = table_console()
         console.print(evaluation_table(result))
         console.print(f"run folder: {self.folder}", highlight=False, soft_wrap=True)
 
@@ -248,19 +246,6 @@ class _Run:
             bar.say(f"{report}: this seed stands still from here on, the others go on")
 
 
-def summarize_updates(recent: list[dict[str, Any]]) -> dict[str, Any]:
-    """The metrics of several updates as one log point: episodes summed, their means weighted, the rest averaged."""
-    stacked = {name: np.stack([each[name] for each in recent]) for name in recent[0]}
-    episodes = stacked["episodes"]
-    total = episodes.sum(axis=0)
-    row: dict[str, Any] = {"episodes": total}
-    for name in ("episode_return", "episode_length"):
-        weighted = np.where(episodes > 0, stacked[name] * episodes, 0.0).sum(axis=0)
-        row[name] = np.where(total > 0, weighted / np.maximum(total, 1), np.nan)
-    counted = {"episodes", "episode_return", "episode_length", "failed_update", "failed_metric"}
-    return row | {name: values.mean(axis=0) for name, values in stacked.items() if name not in counted}
-
-
 def _folder(config: TrainConfig, run_dir: str | Path | None, resume: str | Path | None) -> Path:
     if resume is None:
         return create_run_folder(run_dir, name=f"{config.memory.kind}-{config.env.id}")
@@ -292,33 +277,10 @@ def _with_params(state: TrainState, config: TrainConfig) -> TrainState:
         differences = config_differences(config, load_config(config.init_from), names=("here", "in the run"))
         listing = "\n".join(f"  - {line}" for line in differences)
         raise ConfigError(f"init_from={config.init_from} has parameters of other shapes; what differs:\n{listing}")
-    return state.replace(learner=state.learner.replace(params=params), best=state.best.replace(params=params))
+    # A copy for the best ones: the train step takes over its argument's buffers, each of which it may be given once.
+    best = state.best.replace(params=jax.tree.map(jax.numpy.copy, params))
+    return state.replace(learner=state.learner.replace(params=params), best=best)
 
 
 def _best_score(state: TrainState) -> float:
     return float(np.max(np.asarray(state.best.score)))
-
-
-@contextmanager
-def _interrupt_flag() -> Iterator[list[int]]:
-    """A list that holds the signal once SIGINT or SIGTERM came; a second one ends the process as usual."""
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def note(number: int, _: Any) -> None:
-        if received:
-            signal.signal(number, previous[number])
-            signal.raise_signal(number)
-        received.append(number)
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
-    except ValueError:
-        # Not the main thread: signals are somebody else's.
-        previous.clear()
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

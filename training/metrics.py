@@ -107,6 +107,19 @@ def log_point(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "per_seed": per_seed} if per_seed else row
 
 
+def summarize_updates(recent: list[dict[str, Any]]) -> dict[str, Any]:
+    """The metrics of several updates as one log point: episodes summed, their means weighted, the rest averaged."""
+    stacked = {name: np.stack([each[name] for each in recent]) for name in recent[0]}
+    episodes = stacked["episodes"]
+    total = episodes.sum(axis=0)
+    row: dict[str, Any] = {"episodes": total}
+    for name in ("episode_return", "episode_length"):
+        weighted = np.where(episodes > 0, stacked[name] * episodes, 0.0).sum(axis=0)
+        row[name] = np.where(total > 0, weighted / np.maximum(total, 1), np.nan)
+    counted = {"episodes", "episode_return", "episode_length", "failed_update", "failed_metric"}
+    return row | {name: values.mean(axis=0) for name, values in stacked.items() if name not in counted}
+
+
 def read_metrics(folder: str | Path, *, up_to: int | None = None) -> list[dict[str, Any]]:
     """The log points of a run, oldest first, without a half-written last line; those with env_steps <= `up_to`."""
     path = Path(folder) / METRICS_FILE

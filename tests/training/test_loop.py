@@ -18,8 +18,7 @@ from hippodrome.training import load_policy, train
 from hippodrome.training.checkpoint import Checkpointer
 from hippodrome.training.config import load_config
 from hippodrome.training.errors import CheckpointError, ConfigError, RunFolderError, TrainingError, TrainingInterrupted
-from hippodrome.training.loop import summarize_updates
-from hippodrome.training.metrics import read_metrics
+from hippodrome.training.metrics import read_metrics, summarize_updates
 from hippodrome.training.step import initial_state, make_experiment, state_template
 from tests.tiny import tiny_config, tiny_flags
 

@@ -1,0 +1,33 @@
+"""Learning gates: the shipped experiments reach what they claim. Minutes each: `uv run pytest -m slow`."""
+
+import pytest
+
+from hippodrome.training import evaluate, load_config, train
+
+pytestmark = pytest.mark.slow
+
+
+def trained(tmp_path, name, *flags):
+    """The final evaluation of a shipped experiment."""
+    run = train(load_config(name, [*flags, "--log.every-updates", "10"]), run_dir=tmp_path / "run")
+    return evaluate(run, episodes=512, seed=1)
+
+
+def test_quickstart_solves_repeat_previous_easy(tmp_path):
+    assert trained(tmp_path, "quickstart")["return"]["mean"] >= 0.95
+
+
+def test_s5_solves_lag_k_repeat_previous_hard_with_three_seeds(tmp_path):
+    """Published at 15M steps: S5 .91, GRU -.46."""
+    result = trained(tmp_path, "repeat-previous-hard", "--num-seeds", "3")
+    assert result["return"]["mean"] >= 0.9
+    assert result["failed_seeds"] == []
+
+
+def test_s5_balances_the_stateless_cartpole_with_three_seeds(tmp_path):
+    assert trained(tmp_path, "stateless-cartpole-hard", "--num-seeds", "3")["return"]["mean"] >= 0.99
+
+
+def test_s5_balances_the_noisy_cartpole_with_three_seeds(tmp_path):
+    """Published: .39 to .40 at the best epoch of 15M steps."""
+    assert trained(tmp_path, "noisy-cartpole-hard", "--num-seeds", "3")["return"]["mean"] >= 0.4
