@@ -16,6 +16,6 @@ def linear_recurrence_twin(a, b, reset, carry, reset_state=0.0):
         for where in np.ndindex(b.shape[1 : 1 + num_batch_axes]):
             if reset[t][where]:
                 state[where] = loaded[where]
-        state = (a[t] if varying else a) * state + b[t]
+        state = np.array((a[t] if varying else a) * state + b[t])
         states[t] = state
     return states, states[-1]
