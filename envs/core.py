@@ -43,7 +43,12 @@ class Environment:
     """One environment, pure functions over an explicit state.
 
     `observation` is always that of the state reached, never of a new episode.
+
+    Attributes:
+        can_truncate: False where no limit ever ends an episode; rollouts then spare themselves the value beyond one.
     """
+
+    can_truncate: bool = True
 
     @property
     def name(self) -> str:
@@ -68,6 +73,8 @@ class Environment:
 
     def is_truncated(self, state: Any, params: Any) -> Bool[Array, ""]:
         """Whether the state that `step_env` returned ends the episode by a limit; terminated wins where both hold."""
+        if not self.can_truncate:
+            return jnp.asarray(False)
         return jnp.asarray(state.time >= params.max_steps_in_episode)
 
     def observation_space(self, params: Any) -> Space:

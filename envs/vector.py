@@ -57,6 +57,7 @@ class VectorEnv:
         self.params = env.default_params if params is None else params
         pool_size = getattr(env, "reset_pool_size", None)
         self.pool_size = pool_size(num_steps) if pool_size is not None else 0
+        self.can_truncate = getattr(env, "can_truncate", True)
         self.observation_space = env.observation_space(self.params)
         self.action_space = env.action_space(self.params)
 

@@ -50,7 +50,7 @@ def collect(
         carry, decision = agent.act(params, carry, timestep, keys)
         envs_state, outcome = envs.step(envs_state, decision.env_action)
         final_value = jnp.zeros(num_envs)
-        if bootstrap_truncation:
+        if bootstrap_truncation and envs.can_truncate:
             final_value = _final_value(agent, params, carry, decision, outcome)
         record = (timestep, decision.replace(env_action=None), outcome.replace(final_observation=None), final_value)
         return (envs_state, carry), record

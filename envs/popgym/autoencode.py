@@ -32,6 +32,8 @@ class Autoencode(Environment):
         num_decks: decks shuffled together; `N = 52 num_decks`.
     """
 
+    can_truncate = False
+
     def __init__(self, num_decks: int = 1):
         self.num_decks = num_decks
         self.num_cards = count_cards(num_decks)
@@ -59,10 +61,6 @@ class Autoencode(Environment):
         reward = jnp.where(state.time >= last, jnp.where(action == due, worth, -worth), 0.0)
         state = state.replace(time=state.time + 1)
         return self._observe(state), state, reward, state.time == 2 * self.num_cards - 1, {}
-
-    def is_truncated(self, state: AutoencodeState, params: EnvParams) -> jax.Array:
-        """Never: the episode ends with the last answer."""
-        return jnp.asarray(False)
 
     def observation_space(self, params: EnvParams) -> Tuple:
         """The mode and the suit shown."""

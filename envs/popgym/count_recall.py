@@ -39,6 +39,8 @@ class CountRecall(Environment):
         ValueError: for a `deck_type` that is none of these.
     """
 
+    can_truncate = False
+
     def __init__(self, num_decks: int = 1, deck_type: str = "colors", paper_era: bool = False):
         self.num_decks = num_decks
         self.num_cards = count_cards(num_decks)
@@ -71,10 +73,6 @@ class CountRecall(Environment):
         counts = state.counts + (jnp.arange(self.num_kinds) == state.dealt[time])
         state = state.replace(time=time, counts=counts)
         return _observe(state), state, jnp.where(right, worth, -worth), time == self.num_cards - 1, {}
-
-    def is_truncated(self, state: CountRecallState, params: EnvParams) -> jax.Array:
-        """Never: the episode ends with the cards."""
-        return jnp.asarray(False)
 
     def observation_space(self, params: EnvParams) -> MultiDiscrete:
         """The kind of the card dealt, and the kind asked about."""

@@ -1,6 +1,5 @@
 """HigherLower: will the next card rank higher or lower than this one? (POPGym, Morad et al. 2023)."""
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int, Key
@@ -31,6 +30,8 @@ class HigherLower(Environment):
         num_decks: decks shuffled together.
     """
 
+    can_truncate = False
+
     def __init__(self, num_decks: int = 1):
         self.num_decks = num_decks
         self.num_cards = count_cards(num_decks)
@@ -57,10 +58,6 @@ class HigherLower(Environment):
         right = (drawn > shown) == (action == HIGHER)
         reward = jnp.where(drawn == shown, 0.0, jnp.where(right, worth, -worth))
         return drawn.astype(jnp.int32), state.replace(time=time), reward, time == self.num_cards - 1, {}
-
-    def is_truncated(self, state: HigherLowerState, params: EnvParams) -> jax.Array:
-        """Never: the episode ends with the cards."""
-        return jnp.asarray(False)
 
     def observation_space(self, params: EnvParams) -> Discrete:
         """The rank shown."""

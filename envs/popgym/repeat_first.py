@@ -1,6 +1,5 @@
 """RepeatFirst: keep saying the suit of the first card (POPGym, Morad et al. 2023)."""
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int, Key
@@ -28,6 +27,8 @@ class RepeatFirst(Environment):
         num_decks: decks shuffled together.
     """
 
+    can_truncate = False
+
     def __init__(self, num_decks: int = 1):
         self.num_decks = num_decks
         self.num_cards = count_cards(num_decks)
@@ -53,10 +54,6 @@ class RepeatFirst(Environment):
         time = state.time + 1
         observation = state.suits[time].astype(jnp.int32)
         return observation, state.replace(time=time), reward, time == self.num_cards - 1, {}
-
-    def is_truncated(self, state: RepeatFirstState, params: EnvParams) -> jax.Array:
-        """Never: the episode ends with the cards."""
-        return jnp.asarray(False)
 
     def observation_space(self, params: EnvParams) -> Discrete:
         """The suit shown."""

@@ -1,6 +1,5 @@
 """RepeatPrevious: say the suit of the card seen some steps ago (POPGym, Morad et al. 2023)."""
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int, Key
@@ -29,6 +28,8 @@ class RepeatPrevious(Environment):
         k: the task's number; `popgym` 1.0.7 counts the current card as 1, so the true lag is `k - 1`.
         paper_era: True makes the lag `k`, as in popjaxrl and the published S5 numbers.
     """
+
+    can_truncate = False
 
     def __init__(self, num_decks: int = 1, k: int = 4, paper_era: bool = False):
         self.num_cards = DECK_SIZE * num_decks
@@ -59,10 +60,6 @@ class RepeatPrevious(Environment):
         reward = jnp.where(state.time >= self.lag, jnp.where(right, worth, -worth), 0.0)
         time = state.time + 1
         return state.suits[time], state.replace(time=time), reward, time == self.num_cards - 1, {}
-
-    def is_truncated(self, state: RepeatPreviousState, params: EnvParams) -> jax.Array:
-        """Never: the episode ends with the cards."""
-        return jnp.asarray(False)
 
     def observation_space(self, params: EnvParams) -> Discrete:
         """The suit shown."""
