@@ -119,3 +119,12 @@ def test_random_subset_is_uniform():
 def test_board_without_room_is_refused():
     with pytest.raises(ValueError, match="num_mines=14 must be at least 1 and leave 3 cells"):
         MineSweeper(board_size=4, num_mines=14)
+
+
+def test_least_possible_return():
+    env, state = make("popgym/MineSweeperEasy"), board([(3, 2), (3, 3)])
+    total = 0.0
+    for cell in [*[(0, 0)] * 13, (3, 3)]:
+        _, state, reward, terminated = step(env, state, cell)
+        total += reward
+    assert terminated and total == pytest.approx(-1)
