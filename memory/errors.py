@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterable
 from typing import Any
@@ -41,7 +42,9 @@ def check_fields(owner: Any) -> None:
                 raise ValueError(unknown_name(label, value, choices))
         elif kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{label}={value!r} must be a positive integer")
-        elif kind is float and (isinstance(value, bool) or not abs(value) < float("inf")):
+        elif kind is float and (
+            isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+        ):
             raise ValueError(f"{label}={value!r} must be a finite number")
         elif kind is bool and not isinstance(value, bool):
             raise ValueError(f"{label}={value!r} must be True or False")
