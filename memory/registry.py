@@ -46,16 +46,16 @@ def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
     each a type, a default and, as `Annotated[type, Doc("...")]`, a help text.
 
     Raises:
-        ValueError: for a name that is taken, or a class without d_model, initial_carry or step.
+        ValueError: for a name that is taken, or a class without d_model, initial_carry, step or defaults.
     """
 
     def add(cls: type[nn.Module]) -> type[nn.Module]:
-        fields = _configuration_fields(cls)
+        fields = _configuration_fields(cls) if dataclasses.is_dataclass(cls) else {}
         missing = [each for each in ("initial_carry", "step") if not hasattr(cls, each)]
         if missing or "d_model" not in fields:
             raise ValueError(
                 f"register({name!r}): {cls.__name__} lacks {', '.join(missing) or 'the field d_model'}; "
-                "see hippodrome.memory.core.Memory for the contract"
+                "a memory is a linen module that follows the contract hippodrome.memory.Memory"
             )
         if _CLASSES.get(name, cls) is not cls:
             raise ValueError(f"register({name!r}): the name is taken by {_CLASSES[name].__qualname__}; choose another")
