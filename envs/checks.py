@@ -166,7 +166,7 @@ class _Checker:
             step_key, action_key, reset_key = jax.random.split(key, 3)
             action = self.action_space.sample(action_key)
             observation, next_state, reward, terminated, _ = self.env.step_env(step_key, state, action, self.params)
-            ended = terminated | self.env.is_truncated(next_state, self.params)
+            truncated = self.env.is_truncated(next_state, self.params)
             report = {
                 "observation in its space": (self.observation_space.contains(observation), observation),
                 "finite observation": (_all_finite(observation), observation),
@@ -177,8 +177,10 @@ class _Checker:
                     next_state.time == state.time + 1,
                     (state.time, next_state.time),
                 )
+            if not getattr(self.env, "can_truncate", True):
+                report["is_truncated where can_truncate is False"] = (~truncated, truncated)
             fresh = partial(self._start, reset_key)
-            return jax.lax.cond(ended, fresh, lambda: _like(next_state, state)), report
+            return jax.lax.cond(terminated | truncated, fresh, lambda: _like(next_state, state)), report
 
         start_key, run_key = jax.random.split(key)
         return jax.lax.scan(env_step, self._start(start_key), jax.random.split(run_key, num_steps))[1]
@@ -254,6 +256,10 @@ _RUN_RULES = {
     "observation in its space": ("", _FIX_OBSERVATION),
     "finite observation": ("finite numbers", "Find where nan or infinity arises, or clip."),
     "finite reward": ("a finite number", "Find where nan or infinity arises, or clip."),
+    "is_truncated where can_truncate is False": (
+        "False",
+        "Drop can_truncate = False: a limit does end its episodes.",
+    ),
     "state.time counts the steps": (
         "one more after each step",
         "Add 1 to state.time in step_env, and do not begin a new episode there: VectorEnv does.",

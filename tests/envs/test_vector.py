@@ -114,7 +114,7 @@ def test_null_action_by_kind_of_space():
     spaces = Tuple([MultiDiscrete([3, 4]), Box(-1, 1, (2,)), Discrete(5)])
     vector = VectorEnv(Count(actions=spaces))
     step = jax.jit(vector.step)
-    state = vector.reset(jax.random.split(jax.random.key(0), 1))
+    state = jax.jit(vector.reset)(jax.random.split(jax.random.key(0), 1))
     multi, box, discrete = state.timestep.previous_action
     assert multi.tolist() == [[-1, -1]] and box.tolist() == [[0.0, 0.0]] and discrete.tolist() == [-1]
     assert (multi.dtype, box.dtype, discrete.dtype) == (jnp.int32, jnp.float32, jnp.int32)
@@ -134,7 +134,8 @@ def test_pool_gives_every_episode_of_a_rollout_a_start_of_its_own():
     assert vector.pool_size == 3
     # Ended at other times, so that a rollout begins in the middle of episodes.
     warm_up = jnp.array([[0, 2, 0, 0], [0, 0, 2, 0]])
-    state, _ = rollout(vector, vector.reset(environment_keys(jax.random.key(0), 0, 4)), warm_up)
+    begun = jax.jit(vector.reset)(environment_keys(jax.random.key(0), 0, 4))
+    state, _ = jax.jit(partial(rollout, vector))(begun, warm_up)
     go = jax.jit(partial(rollout, vector, actions=jnp.zeros((num_steps, 4), int)))
     refill = jax.jit(vector.begin_rollout)
     used, (timestep, _) = go(refill(state))
@@ -195,7 +196,8 @@ def test_a_state_compiles_once_whether_reset_or_stepped():
 
 def test_params_and_bad_num_steps():
     vector = VectorEnv(Count(), EnvParams(max_steps_in_episode=1))
-    _, outcome = vector.step(vector.reset(jax.random.split(jax.random.key(0), 2)), jnp.zeros(2, int))
+    state = jax.jit(vector.reset)(jax.random.split(jax.random.key(0), 2))
+    _, outcome = jax.jit(vector.step)(state, jnp.zeros(2, int))
     assert outcome.truncated.all()
     with pytest.raises(ValueError, match="num_steps=0 must be at least 1"):
         VectorEnv(Count(), num_steps=0)
