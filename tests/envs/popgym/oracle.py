@@ -104,6 +104,11 @@ def random_actions(space: gymnasium.Space, rng: np.random.Generator, shape: tupl
     return rng.integers(upper, size=(*shape, *space.shape), dtype=np.int64)
 
 
+def fresh_keys(seed: int, *shape: int) -> jax.Array:
+    """Keys of that shape; `jax.random.split` would be compiled anew for each."""
+    return jax.random.wrap_key_data(np.random.default_rng(seed).integers(2**32, size=(*shape, 2), dtype=np.uint32))
+
+
 def compiled(function: Callable) -> Callable:
     """`jax.jit` without optimisation: what a test runs once costs more to compile than to run."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})

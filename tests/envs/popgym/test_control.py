@@ -18,6 +18,7 @@ from .oracle import (
     assert_same_episode,
     begin,
     compiled,
+    fresh_keys,
     make_oracle,
     play,
     random_actions,
@@ -86,11 +87,11 @@ def test_random_play_equals_popgym(name):
     actions = random_actions(oracle.action_space, rng, (NUM_RANDOM, length))
     if "Pendulum" in name:
         actions *= 1.5  # both clip the torque
-    keys = jax.random.split(jax.random.key(NAMES.index(name)), NUM_RANDOM)
+    keys = fresh_keys(NAMES.index(name), NUM_RANDOM)
     first, states = begin(env, keys)
     with jax.enable_x64(True):  # an unstable system: float32 leaves popgym's float64 within a hundred steps
         exact = jax.tree.map(lambda leaf: leaf.astype(np.float64) if leaf.dtype.kind == "f" else leaf, states)
-        steps = roll(env, exact, actions, jax.random.split(keys[0], (NUM_RANDOM, length)))
+        steps = roll(env, exact, actions, fresh_keys(len(NAMES), NUM_RANDOM, length))
     episodes = []
     for e in range(NUM_RANDOM):
         oracle.np_random = ScriptedRandom(starts=[start_of(jax.tree.map(lambda leaf, e=e: leaf[e], states))])
@@ -121,7 +122,7 @@ def test_upright_pendulum_returns_one(name):
     env, oracle = noiseless(name), make_oracle(name)
     length = env.default_params.max_steps_in_episode
     state = PendulumState(*jnp.zeros((3, 1)))
-    steps = roll(env, state, np.zeros((1, length, 1), np.float32), jax.random.split(jax.random.key(0), (1, length)))
+    steps = roll(env, state, np.zeros((1, length, 1), np.float32), fresh_keys(0, 1, length))
     oracle.np_random = ScriptedRandom(starts=[np.zeros(2)])
     episode = play(oracle, np.zeros((length, 1)))
     assert_same_episode(episode, np.array([1.0, 0.0], np.float32), jax.tree.map(lambda leaf: leaf[0], steps))
@@ -129,7 +130,7 @@ def test_upright_pendulum_returns_one(name):
 
 
 def test_velocity_only_shows_velocities_from_the_first_step_on():
-    keys = jax.random.split(jax.random.key(0), 64)
+    keys = fresh_keys(0, 64)
     for options, shown in [({}, ("x_dot", "theta_dot")), ({"positions_at_reset": True}, ("x", "theta"))]:
         env = make("popgym/VelocityOnlyCartPoleEasy", **options)
         first, states = begin(env, keys)
@@ -147,7 +148,7 @@ def test_noise_is_gaussian_then_clipped(family, high, level):
     sigma, num_samples = {"Easy": 0.1, "Medium": 0.2, "Hard": 0.3}[level], 20_000
     state = CartPoleState(0, 0.0, 0.0, 0.0, 0.0) if family == "CartPole" else PendulumState(0, math.pi / 4, 0.0)
     action = 1 if family == "CartPole" else jnp.zeros(1)
-    keys = jax.random.split(jax.random.key(3), num_samples)
+    keys = fresh_keys(3, num_samples)
     params = env.default_params
     step = compiled(jax.vmap(env.step_env, in_axes=(0, None, None, None)))
     noisy = step(keys, state, action, params)[0]
@@ -167,7 +168,7 @@ def test_noise_is_gaussian_then_clipped(family, high, level):
 @pytest.mark.parametrize("family", ["CartPole", "Pendulum"])
 def test_first_observation_is_noisy_and_start_is_uniform(family):
     env = make(f"popgym/NoisyPositionOnly{family}Easy")
-    keys = jax.random.split(jax.random.key(4), 20_000)
+    keys = fresh_keys(4, 20_000)
     first, states = begin(env, keys)
     if family == "CartPole":
         clean = jnp.stack([states.x, states.theta], axis=1)

@@ -7,7 +7,7 @@ import pytest
 from hippodrome.envs import list_envs, make, to_gymnasium
 
 from .families import FAMILIES
-from .oracle import LEVELS, assert_same_episode, begin, make_oracle, play, random_actions, roll
+from .oracle import LEVELS, assert_same_episode, begin, fresh_keys, make_oracle, play, random_actions, roll
 
 NUM_RANDOM = 3
 NAMES = [f"{family}{level}" for family in FAMILIES for level in LEVELS]
@@ -27,13 +27,12 @@ def test_episodes_equal_popgym(name):
     env, oracle, family = make(f"popgym/{name}"), make_oracle(name), FAMILIES[family_of(name)]
     params = env.default_params
     num_episodes, length = 1 + NUM_RANDOM, params.max_steps_in_episode
-    reset_key, step_key = jax.random.split(jax.random.key(NAMES.index(name)))
-    first, states = begin(env, jax.random.split(reset_key, num_episodes))
+    first, states = begin(env, fresh_keys(NAMES.index(name), num_episodes))
     hidden = [jax.tree.map(lambda leaf, e=e: leaf[e], states) for e in range(num_episodes)]
     rng = np.random.default_rng(NAMES.index(name))
     actions = random_actions(oracle.action_space, rng, (num_episodes, length))
     actions[0] = padded(family.best_actions(env, hidden[0]), length)
-    step_keys = jax.random.split(step_key, (num_episodes, length))
+    step_keys = fresh_keys(len(NAMES) + NAMES.index(name), num_episodes, length)
     steps = roll(env, states, actions, step_keys)
 
     for e in range(num_episodes):

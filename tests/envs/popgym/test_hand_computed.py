@@ -13,7 +13,7 @@ from hippodrome.envs.popgym.cartpole import CartPoleState
 from hippodrome.envs.popgym.concentration import ConcentrationState
 from hippodrome.envs.popgym.pendulum import PendulumState
 
-from .oracle import compiled, roll
+from .oracle import compiled, fresh_keys, roll
 
 
 def state_with(env, **hidden):
@@ -25,7 +25,7 @@ def state_with(env, **hidden):
 def follow(env, state, actions) -> tuple:
     """`(observation, reward, terminated, truncated)` of one episode, leaves `[T, ...]`."""
     batched = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], state)
-    keys = jax.random.split(jax.random.key(1), (1, len(actions)))
+    keys = fresh_keys(1, 1, len(actions))
     return jax.tree.map(lambda leaf: leaf[0], roll(env, batched, np.asarray(actions)[None], keys))
 
 

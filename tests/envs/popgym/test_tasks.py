@@ -14,7 +14,7 @@ import pytest
 from hippodrome.envs import VectorEnv, list_envs, make
 from hippodrome.envs.popgym.battleship import SHIP_CELLS
 
-from .oracle import LEVELS, begin, compiled, roll
+from .oracle import LEVELS, begin, compiled, fresh_keys, roll
 
 # Steps of an episode that nothing ends early.
 LENGTHS = {
@@ -40,7 +40,7 @@ def watch(env, key):
     first, state = compiled(env.reset_env)(key, env.default_params)
     state = jax.tree.map(lambda leaf: leaf[None], state)
     length = env.default_params.max_steps_in_episode
-    step_keys = jax.random.split(key, (1, length))
+    step_keys = fresh_keys(0, 1, length)
 
     def play(actions):
         observation, reward, terminated, _ = roll(env, state, np.asarray(actions)[None], step_keys)
@@ -137,7 +137,7 @@ def test_auto_reset_starts_afresh(name, truncates):
     env = make(f"popgym/{name}")
     length = env.default_params.max_steps_in_episode
     vector = VectorEnv(env, num_steps=length)
-    state = compiled(vector.reset)(jax.random.split(jax.random.key(6), 4))
+    state = compiled(vector.reset)(fresh_keys(6, 4))
     start = state.env_state
     action = jnp.ones((4, *vector.action_space.shape), vector.action_space.dtype)
 
@@ -170,7 +170,7 @@ def test_start_states_are_drawn_for_as_many_episodes_as_can_end():
 def test_ships_lie_where_popgym_puts_them():
     env, oracle = make("popgym/BattleshipEasy"), popgym.envs.BattleshipEasy()
     num_boards = 3000
-    keys = jax.random.split(jax.random.key(7), num_boards)
+    keys = fresh_keys(7, num_boards)
     _, states = begin(env, keys)
     ours = np.asarray(states.afloat)
     oracle.reset(seed=7)
@@ -183,7 +183,7 @@ def test_ships_lie_where_popgym_puts_them():
 
 def test_bandit_chances_are_uniform():
     env = make("popgym/MultiarmedBanditHard")
-    keys = jax.random.split(jax.random.key(8), 2000)
+    keys = fresh_keys(8, 2000)
     _, states = begin(env, keys)
     deciles = np.quantile(states.chances, np.linspace(0.1, 0.9, 9))
     np.testing.assert_allclose(deciles, np.linspace(0.1, 0.9, 9), atol=0.01)
