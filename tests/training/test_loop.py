@@ -156,6 +156,36 @@ def test_a_loss_that_is_not_finite_stops_and_names_update_metric_and_checkpoint(
     assert not (tmp_path / "nan" / "evaluation.json").exists()
 
 
+def test_a_seed_that_fails_is_frozen_reported_and_left_out(tmp_path, monkeypatch, capsys):
+    def poisoned(experiment, config):
+        state = initial_state(experiment, config)
+        params = jax.tree.map(lambda leaf: leaf.at[1].set(np.nan), state.learner.params)
+        return state.replace(learner=state.learner.replace(params=params))
+
+    monkeypatch.setattr("hippodrome.training.loop.initial_state", poisoned)
+    run = train(tiny_config(num_seeds=2, seed=5, **QUICK), run_dir=tmp_path / "half")
+    report = capsys.readouterr().err
+    assert report.count("seed 6: ") == 1 and "is not finite in update 1: this seed stands still" in report
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["failed_seeds"] == [6] and evaluation["train_seeds"] == [5]
+    assert len(evaluation["return"]["per_seed"]) == 1
+    rows = read_metrics(run)
+    assert len(rows) == 4 and rows[-1]["loss"] == rows[-1]["per_seed"]["loss"][0] is not None
+    assert rows[-1]["per_seed"]["loss"][1] is None
+    # The policy of such a run is one of the seeds that went on.
+    assert np.isfinite(jax.tree.leaves(load_policy(run).params)[0]).all()
+
+
+def test_two_devices_train_and_resume(tmp_path):
+    # A constant learning rate: a schedule depends on total_env_steps, which differs here.
+    config = tiny_config(num_devices=2, num_shards=2, agent__learning_rate_schedule="constant", **QUICK)
+    whole = train(config, run_dir=tmp_path / "whole")
+    half = train(dataclasses.replace(config, total_env_steps=128), run_dir=tmp_path / "half")
+    train(config, resume=half)
+    assert_identical(final_state(half, config), final_state(whole, config))
+    assert load_policy(whole).agent.num_shards == 2  # a policy needs one device only
+
+
 def test_summary_of_updates_weights_by_episodes():
     def update(episodes, episode_return, length, loss):
         values = {"episodes": episodes, "episode_return": episode_return, "episode_length": length, "loss": loss}
