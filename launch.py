@@ -105,6 +105,7 @@ def _reporting(command: Callable[[list[str]], int], arguments: list[str]) -> int
 
 def _train(arguments: list[str]) -> int:
     from hippodrome.training.config import check_config, load_config
+    from hippodrome.training.errors import ConfigError
 
     source, rest = _leading_words(arguments, 1)
     parser = _parser("hippodrome train")
@@ -113,6 +114,8 @@ def _train(arguments: list[str]) -> int:
     known, overrides = parser.parse_known_args(rest)
     if known.run_dir and known.resume:
         parser.error("--resume goes on in the folder of the run; leave --run-dir out")
+    if known.resume and not (known.resume / "config.yaml").is_file():
+        raise ConfigError(f"--resume {known.resume}: there is no run folder of that name (no config.yaml in it)")
     config = load_config(*source or [known.resume or "quickstart"], overrides, description=TRAIN_HELP)
     check_config(config)
     from hippodrome.training import train
@@ -131,13 +134,17 @@ def _evaluate(arguments: list[str]) -> int:
     parser.add_argument("--import", dest="modules", nargs="+", action="extend", default=[], help="packages to import")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     known = parser.parse_args(arguments)
-    if known.episodes < 1 or known.seed < 0:
-        parser.error(f"--episodes {known.episodes} must be at least 1 and --seed {known.seed} at least 0")
+    if known.episodes < 1:
+        parser.error(f"--episodes {known.episodes} must be at least 1")
+    if known.seed < 0:
+        parser.error(f"--seed {known.seed} must be at least 0")
     if known.step not in ("best", "last") and not known.step.isdecimal():
         parser.error(f"--step {known.step!r} must be best, last or the number of a checkpoint")
     from hippodrome.training.plugins import load_plugins
 
     is_run = Path(known.policy).is_dir()
+    if not is_run and ":" not in known.policy:
+        parser.error(f"there is no run folder {known.policy!r}; give one, or a policy of your own as MODULE:POLICY")
     load_plugins(known.modules if is_run else [*known.modules, known.policy.partition(":")[0]])
     from hippodrome.training.evaluation import evaluate, evaluation_table
 

@@ -62,7 +62,7 @@ class PPOConfig:
         "previous_reward",
         "first_step",
     )
-    encoder_sizes: Annotated[tuple[int, ...], Doc("widths of the encoder")] = (128,)
+    encoder_sizes: Annotated[tuple[int, ...], Doc("widths of the encoder; none given: no encoder")] = (128,)
     head_sizes: Annotated[tuple[int, ...], Doc("hidden widths of actor and critic heads")] = (128,)
     activation: Annotated[Literal["relu", "leaky_relu", "tanh", "gelu", "silu"], Doc("of encoder and heads")] = "silu"
     initial_log_std: Annotated[float, Doc("of a Gaussian policy, in units where the bounds are -1 and 1")] = 0.0

@@ -150,6 +150,8 @@ def find_config(source: str | Path) -> Path:
     name = str(source)
     if name in list_configs():
         return _shipped("configs") / f"{name}.yaml"
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise ConfigError(f"there is no file or run folder {source}; shipped configs: {', '.join(list_configs())}")
     message = unknown_name("config", name.removesuffix(".yaml").removeprefix("configs/"), list_configs())
     raise ConfigError(f"{message}; give a YAML file, a run folder or one of those names")
 

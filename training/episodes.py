@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from hippodrome.agents import Agent
-from hippodrome.envs import Outcome, VectorEnv, environment_keys
+from hippodrome.envs import Outcome, VectorEnv, environment_keys, null_action
 
-from .errors import HippodromeError
+from .errors import ConfigError, HippodromeError
 
 FALLBACK_MAX_STEPS = 100_000
 
@@ -74,12 +74,27 @@ def policy_episodes(
     for t in range(max_episode_steps(envs)):
         timestep = state.timestep
         step_key = None if deterministic else jax.random.fold_in(act_key, t)
-        carry, action = policy(carry, timestep.observation, timestep.previous_reward, timestep.reset, key=step_key)
+        answer = policy(carry, timestep.observation, timestep.previous_reward, timestep.reset, key=step_key)
+        carry, action = _checked(answer, envs, num_episodes) if t == 0 else answer
         state, outcome = step(state, action)
         returns, lengths, done = record(returns, lengths, done, outcome)
         if bool(done.all()):
             break
     return np.asarray(returns), np.asarray(lengths), np.asarray(done)
+
+
+def _checked(answer: Any, envs: VectorEnv, num_episodes: int) -> tuple[Any, Any]:
+    """A policy's answer, if it is a carry and an action that fits the action space; else ConfigError."""
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        raise ConfigError(f"the policy returned {type(answer).__name__}; it must return the pair (carry, action)")
+    null = jax.eval_shape(lambda: null_action(envs.action_space))
+    expected = jax.tree.map(lambda leaf: ((num_episodes, *leaf.shape), np.dtype(leaf.dtype).kind), null)
+    got = jax.tree.map(lambda leaf: (np.shape(leaf), np.asarray(leaf).dtype.kind), answer[1])
+    # "i" and "u" are integers, "f" floats.
+    same_kind = str(got).replace("'u'", "'i'") == str(expected)
+    if not same_kind:
+        raise ConfigError(f"the policy returned actions of (shape, kind) {got}; {envs.action_space!r} needs {expected}")
+    return answer
 
 
 def require_ended(done: np.ndarray, envs: VectorEnv) -> None:

@@ -1,6 +1,7 @@
 """`train`: the loop around the train step, with its run folder, log, checkpoints, interruption and resumption."""
 
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from .checkpoint import Checkpointer
 from .checks import check_config
 from .config import TrainConfig, config_differences, load_config, save_config
 from .curve import draw_learning_curve
-from .errors import CheckpointError, ConfigError, TrainingError, TrainingInterrupted
+from .errors import ConfigError, TrainingError, TrainingInterrupted
 from .evaluation import evaluate_state, evaluation_table, load_policy, save_evaluation
 from .interrupt import interrupt_flag
 from .metrics import MetricsWriter, summarize_updates
@@ -40,6 +41,9 @@ RESUMABLE_FIELDS = (
     "import_modules",
 )
 
+# What decides the shapes of the parameters.
+SHAPE_FIELDS = ("memory.", "env.id", "agent.encoder_sizes", "agent.head_sizes", "agent.share_memory", "agent.inputs")
+
 
 def train(
     config: TrainConfig,
@@ -58,9 +62,9 @@ def train(
         command: the words of the command, for environment.json.
 
     Raises:
-        ConfigError: for a configuration that breaks a rule.
+        ConfigError: for a configuration that breaks a rule, or differs from that of the run to resume or begin from.
         RunFolderError: for a folder that exists or cannot be written.
-        CheckpointError: for a checkpoint that cannot be written, or one of another configuration.
+        CheckpointError: for a checkpoint that cannot be written or read.
         TrainingError: if a loss or parameter became not finite (with several seeds: in every one of them).
         TrainingInterrupted: after SIGTERM or Ctrl-C, with the state saved.
     """
@@ -68,11 +72,12 @@ def train(
     if resume is not None:
         _require_same_config(config, Path(resume))
     experiment = make_experiment(config)
+    given = None if resume is not None or config.init_from is None else _given_params(config, experiment)
     run = _Run(config, experiment, _folder(config, run_dir, resume))
     save_config(config, run.folder / "config.yaml")
     write_environment(run.folder, command)
     if resume is None:
-        run.begin()
+        run.begin(given)
     else:
         run.restore()
     with ProgressBar(experiment.num_updates * experiment.steps_per_update) as bar, interrupt_flag() as interrupted:
@@ -101,14 +106,17 @@ class _Run:
         self.wall_time = 0.0
         self.failed: set[int] = set()
         self._best_score = -np.inf
+        self._last_return: float | None = None
         self._saved_update = -1
         self._resumed_at: int | None = None
 
-    def begin(self) -> None:
-        """The initial state, with parameters from `init_from` where given."""
+    def begin(self, params: Any | None) -> None:
+        """The initial state, with the parameters given, if any."""
         state = jax.jit(lambda: initial_state(self.experiment, self.config))()
-        if self.config.init_from is not None:
-            state = _with_params(state, self.config)
+        if params is not None:
+            # A copy for the best ones: the train step takes over the buffers of its argument, each of them once.
+            best = state.best.replace(params=jax.tree.map(jax.numpy.copy, params))
+            state = state.replace(learner=state.learner.replace(params=params), best=best)
         self.state = self.experiment.place(state)
 
     def restore(self) -> None:
@@ -126,6 +134,9 @@ class _Run:
         """Updates until the steps are done, a limit is reached or a signal comes."""
         if self._resumed_at is not None:
             bar.say(f"resuming {self.folder} from update {self.update} ({self._resumed_at:,} env steps)")
+        if self.update >= self.experiment.num_updates:
+            bar.say("nothing is left to train; raise --total-env-steps to go on. Evaluating it again")
+            return
         began = time.perf_counter()
         step = jax.jit(self.experiment.step, donate_argnums=0).lower(self.state).compile()
         bar.say(f"compiled in {time.perf_counter() - began:.1f} s")
@@ -165,6 +176,8 @@ class _Run:
     def finish(self) -> None:
         """Evaluates the final policy, writes evaluation.json and the learning curve, and prints the table."""
         draw_learning_curve(self.folder, title=self.config.env.id)
+        episodes = self.config.evaluation.episodes
+        print(f"evaluating: {episodes} episodes, deterministic and sampled", file=sys.stderr)
         result = self._evaluation()
         save_evaluation(self.folder, self.config, result)
         console = table_console()
@@ -197,7 +210,9 @@ class _Run:
                 **summarize_updates(recent),
             }
         )
-        bar.update(env_steps, steps_per_second=watch.steps_per_second, episode_return=row["episode_return"])
+        if row["episode_return"] is not None:
+            self._last_return = row["episode_return"]
+        bar.update(env_steps, steps_per_second=watch.steps_per_second, episode_return=self._last_return)
 
     def _save(self) -> None:
         if self._saved_update == self.update:
@@ -257,29 +272,29 @@ def _require_same_config(config: TrainConfig, run: Path) -> None:
     differences = config_differences(config, load_config(run), names=("now", "in the run"), ignore=RESUMABLE_FIELDS)
     if differences:
         listing = "\n".join(f"  - {line}" for line in differences)
-        raise CheckpointError(
+        raise ConfigError(
             f"{run} was trained with another configuration, so it cannot be resumed with this one:\n{listing}\n"
             "Leave these as they were, or begin a new run with --init-from"
         )
 
 
-def _with_params(state: TrainState, config: TrainConfig) -> TrainState:
-    """The state with the parameters of the run `init_from`, the same in every seed."""
-    policy = load_policy(config.init_from)
+def _given_params(config: TrainConfig, experiment: Experiment) -> Any:
+    """The parameters of the run `init_from`, the same in every seed; an error before anything is made or compiled."""
+    source = Path(config.init_from)
+    if not (source / "config.yaml").is_file():
+        raise ConfigError(f"init_from={config.init_from}: there is no run folder of that name (no config.yaml in it)")
+    expected = state_template(experiment, config).learner.params
     seeds = (config.num_seeds,) if config.num_seeds > 1 else ()
+    params = jax.tree.map(lambda leaf: jax.numpy.broadcast_to(leaf, (*seeds, *leaf.shape)), load_policy(source).params)
+    if _shapes(params) != _shapes(expected):
+        differences = config_differences(config, load_config(source), names=("here", "in the run"))
+        listing = [line for line in differences if line.startswith(SHAPE_FIELDS)]
+        raise ConfigError("\n  - ".join([f"init_from={config.init_from} has parameters of other shapes:", *listing]))
+    return params
 
-    def shapes(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.shape, tree)
 
-    params = jax.tree.map(lambda leaf: jax.numpy.broadcast_to(leaf, (*seeds, *leaf.shape)), policy.params)
-    same_tree = jax.tree.structure(params) == jax.tree.structure(state.learner.params)
-    if not same_tree or shapes(params) != shapes(state.learner.params):
-        differences = config_differences(config, load_config(config.init_from), names=("here", "in the run"))
-        listing = "\n".join(f"  - {line}" for line in differences)
-        raise ConfigError(f"init_from={config.init_from} has parameters of other shapes; what differs:\n{listing}")
-    # A copy for the best ones: the train step takes over its argument's buffers, each of which it may be given once.
-    best = state.best.replace(params=jax.tree.map(jax.numpy.copy, params))
-    return state.replace(learner=state.learner.replace(params=params), best=best)
+def _shapes(tree: Any) -> tuple:
+    return jax.tree.structure(tree), [leaf.shape for leaf in jax.tree.leaves(tree)]
 
 
 def _best_score(state: TrainState) -> float:

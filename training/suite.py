@@ -122,6 +122,8 @@ def _agent(
     """What the suite scores: a policy as it is, where `source` reads `module:policy`, or an agent to train."""
     if ":" in source and not Path(source).exists():
         return PolicyAgent(source, 256 if episodes is None else episodes, overrides)
+    if any(word.split("=")[0] == "--env.id" for word in overrides):
+        raise ConfigError("--env.id: the suite names its environments; leave it out, or use `hippodrome train`")
     config = load_config(source, overrides, prog="hippodrome suite", description=description)
     if episodes is not None:
         config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, episodes=episodes))

@@ -11,26 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from hippodrome.memory import GRU, LSTM, S5, NoMemory, list_memories, make_memory
+from hippodrome.memory import S5, list_memories, make_memory
 
 T, B, D_IN = 10, 3, 5
 CHUNKS = (1, 2, 5, T)
 
 _LAYERS = {
     "S5 layer": lambda: S5(d_model=D_IN, d_state=8, method="sequential"),
-    "S5 layer, associative": lambda: S5(d_model=D_IN, d_state=8, method="associative"),
     "S5 layer, all options": lambda: S5(
         d_model=6, d_state=8, blocks=2, conj_sym=False, discretization="bilinear", clip_eigs=True, feedthrough=False,
         learn_initial_state=True,
     ),
-    "S5 layer, associative, learned initial state": lambda: S5(
+    "S5 layer, associative": lambda: S5(
         d_model=D_IN, d_state=8, blocks=2, learn_initial_state=True, method="associative"
     ),
-    "GRU layer": lambda: GRU(d_model=6),
-    "LSTM layer": lambda: LSTM(d_model=6),
-    "NoMemory layer": lambda: NoMemory(d_model=6),
 }  # fmt: skip
-_OPTIONS = ({}, {"norm": "post", "glu": "full", "final_norm": True, "projection": "always"})
+_OPTIONS = ({}, {"num_layers": 2, "norm": "post", "glu": "full", "final_norm": True, "projection": "always"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +103,7 @@ def subject(name: str) -> Subject:
         return Subject(name, _LAYERS[name]())
     kind, option = name.split(" stack ")
     small = {"d_state": 8} if kind == "s5" else {}
-    return Subject(name, make_memory(kind, d_model=6, num_layers=2, **small, **_OPTIONS[int(option)]))
+    return Subject(name, make_memory(kind, d_model=6, **small, **_OPTIONS[int(option)]))
 
 
 STACKS = [f"{kind} stack 0" for kind in list_memories()] + ["s5 stack 1"]

@@ -151,6 +151,11 @@ def test_anybodys_policy_can_be_scored(monkeypatch):
         evaluate("somebodys_agent:policy")
     with pytest.raises(ConfigError, match="must have initial_carry"):
         evaluate("somebodys_agent:number", env="test-evaluation/CoinLength")
+    module.action_only = type("ActionOnly", (FixedPolicy,), {"__call__": lambda *_, **__: jnp.zeros(4)})
+    with pytest.raises(ConfigError, match=r"must return the pair \(carry, action\)"):
+        evaluate("somebodys_agent:action_only", env="test-evaluation/CoinLength", episodes=4)
+    with pytest.raises(ConfigError, match=r"Box\(.* needs \(\(4, 1\), 'f'\)"):
+        evaluate("somebodys_agent:policy", env="gymnax/Pendulum-v1", episodes=4)
     with pytest.raises(ConfigError, match="names no policy"):
         evaluate("somebodys_agent:missing", env="test-evaluation/CoinLength")
 

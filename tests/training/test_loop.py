@@ -17,7 +17,7 @@ import pytest
 from hippodrome.training import load_policy, train
 from hippodrome.training.checkpoint import Checkpointer
 from hippodrome.training.config import load_config
-from hippodrome.training.errors import CheckpointError, ConfigError, RunFolderError, TrainingError, TrainingInterrupted
+from hippodrome.training.errors import ConfigError, RunFolderError, TrainingError, TrainingInterrupted
 from hippodrome.training.metrics import read_metrics, summarize_updates
 from hippodrome.training.step import initial_state, make_experiment, state_template
 from tests.tiny import tiny_config, tiny_flags
@@ -105,7 +105,7 @@ def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(finished,
 def test_resume_refuses_another_configuration_and_names_the_fields(finished):
     run, config = finished
     other = dataclasses.replace(config, agent=dataclasses.replace(config.agent, gamma=0.5))
-    with pytest.raises(CheckpointError, match=r"agent\.gamma: 0\.5 now, 0\.99 in the run"):
+    with pytest.raises(ConfigError, match=r"agent\.gamma: 0\.5 now, 0\.99 in the run"):
         train(other, resume=run)
 
 
@@ -136,6 +136,9 @@ def test_init_from_another_shape_names_the_difference(finished, tmp_path):
     run, _ = finished
     with pytest.raises(ConfigError, match=r"memory\.d_model: 16 here, 8 in the run"):
         train(tiny_config(memory__d_model=16, init_from=run, **QUICK), run_dir=tmp_path / "other")
+    with pytest.raises(ConfigError, match="init_from=nowhere: there is no run folder"):
+        train(tiny_config(init_from="nowhere", **QUICK), run_dir=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_limits_stop_and_save(tmp_path, capsys):
