@@ -66,7 +66,7 @@ def test_a_run_that_exists_is_not_overwritten(run, capsys):
 
 
 def test_a_checkpoint_of_another_config_says_what_differs(run, capsys):
-    assert main(["train", "--resume", str(run), "--memory.d_model", "16"]) == 1
+    assert main(["train", "--resume", str(run), "--memory.d_model", "16"]) == 2
     assert "memory.d_model: 16 now, 8 in the run" in capsys.readouterr().err
 
 
