@@ -10,10 +10,10 @@ from hippodrome.training.errors import ConfigError
 def test_imports_are_loaded_first_and_kept_in_the_config(tmp_path, monkeypatch):
     (tmp_path / "my_corridors.py").write_text(
         "from hippodrome.envs import register_env\n"
-        "register_env('test-plugins/Corridor', 'hippodrome.envs.popgym.repeat_previous:RepeatPrevious', num_decks=1, k=2)\n"
+        "register_env('plugged/Corridor', 'hippodrome.envs.popgym.repeat_previous:RepeatPrevious', num_decks=1, k=2)\n"
     )
     monkeypatch.chdir(tmp_path)
-    config = load_config(overrides=["--import", "my_corridors", "--env.id", "test-plugins/Corridor"])
+    config = load_config(overrides=["--import", "my_corridors", "--env.id", "plugged/Corridor"])
     check_config(config)
     assert config.import_modules == ("my_corridors",)
     save_config(config, tmp_path / "config.yaml")
