@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -63,7 +64,15 @@ def make(env_id: str, **kwargs: Any) -> Any:
     try:
         return factory(**{**defaults, **kwargs})
     except TypeError as error:
-        raise ValueError(f"env {env_id!r} cannot be made with {kwargs!r}: {error}") from error
+        known = ", ".join(_argument_names(factory)) or "none"
+        raise ValueError(f"env {env_id!r} cannot be made with {kwargs!r}; its arguments: {known}") from error
+
+
+def _argument_names(factory: Callable[..., Any]) -> list[str]:
+    try:
+        return list(inspect.signature(factory).parameters)
+    except ValueError:  # a builtin without a signature
+        return []
 
 
 def _unknown(env_id: str) -> str:

@@ -5,6 +5,8 @@ Legend: T steps, *batch any batch axes, d_in width of the input, d_model width o
 
 from typing import Annotated, Literal
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 from typing_extensions import Doc
@@ -36,10 +38,10 @@ class ResidualBlock(nn.Module):
     def setup(self):
         if self.norm != "none":
             self.normalisation = nn.LayerNorm()
-        if self.glu != "none":
+        if self.glu == "half":
             self.gate = Dense(self.layer.d_model)
-        if self.glu == "full":
-            self.value = Dense(self.layer.d_model)
+        elif self.glu == "full":
+            self.value_and_gate = Dense(2 * self.layer.d_model)
 
     @property
     def d_model(self) -> int:
@@ -69,13 +71,19 @@ class ResidualBlock(nn.Module):
                 f"ResidualBlock: x has shape {x.shape}, its last axis must be d_model={self.d_model} for the residual "
                 "sum; a Stack projects other widths"
             )
-        carry, v = run(carry, self.normalisation(x) if self.norm == "pre" else x, reset)
+        u = x
+        if self.norm == "pre":
+            # XLA on CPU otherwise computes the normalisation again for each of its uses (7 % of a gradient).
+            u = jax.lax.optimization_barrier(self.normalisation(x))
+        carry, v = run(carry, u, reset)
         if self.activation == "gelu":
             v = nn.gelu(v)
         if self.glu == "half":
             v = v * nn.sigmoid(self.gate(v))
         elif self.glu == "full":
-            v = self.value(v) * nn.sigmoid(self.gate(v))
+            # One product of twice the width: faster than two for the few rows of a rollout's step.
+            value, gate = jnp.split(self.value_and_gate(v), 2, axis=-1)
+            v = value * nn.sigmoid(gate)
         y = x + v
         return carry, (self.normalisation(y) if self.norm == "post" else y).astype(x.dtype)
 

@@ -95,7 +95,7 @@ def _make_subject(memory, d_in, seed, tolerance, gradient_tolerance) -> _Subject
     # One reset inside, at different steps of different elements, and one element without any.
     reset = jnp.zeros((NUM_STEPS, BATCH), bool).at[3, 0].set(True).at[6, 1].set(True)
     zero = memory.initial_carry((BATCH,))
-    variables = memory.init(keys[1], zero, x, reset)
+    variables = jax.jit(memory.init)(keys[1], zero, x, reset)
     # Away from the initial values: a bias or an initial state of zero would hide what it does.
     noise = _random_like(keys[2], variables)
     params = jax.tree.map(lambda value, each: value + 0.1 * each, variables, noise)

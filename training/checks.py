@@ -45,7 +45,7 @@ def build_env(config: EnvConfig) -> tuple[Any, Any]:
         env = make(config.id, **config.kwargs)
         params = env.default_params
     except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"env.id={config.id!r}: {error}") from error
+        raise ConfigError(f"env.id: {error}") from error
     if not config.params:
         return env, params
     known = [field.name for field in dataclasses.fields(params)] if dataclasses.is_dataclass(params) else []

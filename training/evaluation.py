@@ -5,6 +5,7 @@ Legend: `S` training seeds, `E` episodes each.
 
 import dataclasses
 import importlib
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from .statistics import summarize_returns
 from .step import Experiment, TrainState, make_environment, make_experiment, state_template
 
 CheckpointChoice = Literal["last", "best"] | int
+_TABLE_CAPTION = "iqm: interquartile mean; iqm_low, iqm_high: its 95 % bootstrap interval, over seeds where several"
 
 
 def load_policy(
@@ -68,7 +70,7 @@ def evaluate(
 
     Args:
         target: a run folder, or `module:policy` naming an object of the `load_policy` protocol, or a class or function
-            that makes one without arguments.
+            that makes one; it is given the environment's id if it takes an argument.
         env: environment id; a run's own by default, required for `module:policy`.
         episodes: episodes of each training seed.
         seed: of the evaluation environments.
@@ -134,7 +136,8 @@ def restore_run(run: str | Path, config: TrainConfig, step: CheckpointChoice) ->
 
 def evaluation_table(result: dict[str, Any]) -> Table:
     """The result as a table for a terminal."""
-    table = Table(title=f"{result['env']}: {result['episodes']} episodes, {result['seeds']} seed(s)")
+    seeds = f"{result['seeds']} seed" + "s" * (result["seeds"] != 1)
+    table = Table(title=f"{result['env']}: {result['episodes']} episodes, {seeds}", caption=_TABLE_CAPTION)
     columns = ["mean", "std", "iqm", "iqm_low", "iqm_high", "min", "max"]
     for column in ["policy", *columns]:
         table.add_column(column, justify="left" if column == "policy" else "right")
@@ -180,7 +183,7 @@ def _result(
 def _evaluate_callable(target: str, env: str | None, episodes: int, key: jax.Array) -> dict[str, Any]:
     if env is None:
         raise ConfigError(f"evaluating {target!r} needs an environment: --env suite/Name")
-    policy = load_callable(target)
+    policy = load_callable(target, env)
     envs = make_environment(EnvConfig(id=env), num_steps=1)
     runs = [
         tuple(
@@ -192,8 +195,8 @@ def _evaluate_callable(target: str, env: str | None, episodes: int, key: jax.Arr
     return {"env": env, "policy": target, **_result(*runs, envs, episodes, [], 0)}
 
 
-def load_callable(target: str) -> Any:
-    """The policy that `module:policy` names. Raises ConfigError if there is none or it lacks the protocol."""
+def load_callable(target: str, env: str) -> Any:
+    """The policy that `module:policy` names, for an environment. Raises ConfigError if it lacks the protocol."""
     module_name, _, attribute = target.partition(":")
     try:
         policy = getattr(importlib.import_module(module_name), attribute)
@@ -201,13 +204,22 @@ def load_callable(target: str) -> Any:
         raise ConfigError(f"{target!r} names no policy: {error}; write module:policy, importable from here") from error
     is_factory = isinstance(policy, type) or not hasattr(policy, "initial_carry")
     if is_factory and callable(policy):
-        policy = policy()
+        policy = policy(env) if _takes_argument(policy) else policy()
     if not (callable(policy) and hasattr(policy, "initial_carry")):
         raise ConfigError(
             f"{target!r} must have initial_carry(num_envs) and be called as policy(carry, observation, reward, reset, "
             "key=None) -> (carry, action)"
         )
     return policy
+
+
+def _takes_argument(factory: Callable) -> bool:
+    """Whether it can be called with one positional argument."""
+    try:
+        inspect.signature(factory).bind("env")
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _require_same_spaces(experiment: Experiment, envs: Any, own: str, other: str) -> None:

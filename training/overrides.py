@@ -112,24 +112,51 @@ def parse_overrides(
     """
     if not {"-h", "--help"} & set(arguments):
         _check_flags(type(default), arguments)
-    stderr = io.StringIO()
+
+    def parse(words: Sequence[str]) -> TrainConfig:
+        stderr = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(stderr):
+                return tyro.cli(
+                    type(default),
+                    default=default,
+                    args=list(words),
+                    prog=prog,
+                    description=description,
+                    config=(tyro.conf.AvoidSubcommands,),
+                    registry=_registry(default, read_word),
+                )
+        except ValueError as error:
+            raise ConfigError(str(error), "command line") from error
+        except SystemExit as stop:
+            if stop.code == 0:
+                raise
+            raise ConfigError(_first_paragraph(stderr.getvalue()), "command line") from None
+
     try:
-        with contextlib.redirect_stderr(stderr):
-            return tyro.cli(
-                type(default),
-                default=default,
-                args=list(arguments),
-                prog=prog,
-                description=description,
-                config=(tyro.conf.AvoidSubcommands,),
-                registry=_registry(default, read_word),
-            )
-    except ValueError as error:
-        raise ConfigError(str(error), "command line") from error
-    except SystemExit as stop:
-        if stop.code == 0:
-            raise
-        raise ConfigError(_first_paragraph(stderr.getvalue()), "command line") from None
+        return parse(arguments)
+    except ConfigError as error:
+        # tyro stops at the first mistake; every flag by itself shows the others.
+        single = [_errors_of(parse, words) for words in _flag_groups(arguments)]
+        raise ConfigError([each for errors in single for each in errors] or error.errors, "command line") from None
+
+
+def _flag_groups(arguments: Sequence[str]) -> list[list[str]]:
+    """Each flag with its values; words before the first flag are a group too."""
+    groups: list[list[str]] = []
+    for word in arguments:
+        if word.startswith("--") or not groups:
+            groups.append([])
+        groups[-1].append(word)
+    return groups
+
+
+def _errors_of(parse: Callable[[Sequence[str]], TrainConfig], words: list[str]) -> list[str]:
+    try:
+        parse(words)
+    except ConfigError as error:
+        return error.errors
+    return []
 
 
 def _field_names(cls: type) -> set[str]:

@@ -43,10 +43,12 @@ def collect(
     envs_state = envs.begin_rollout(envs_state)
     initial_carry = carry
 
-    def env_step(carried, t):
+    # All keys at once: drawn step by step they cost as much as a small network.
+    step_keys = jax.vmap(lambda t: environment_keys(jax.random.fold_in(key, t), first_env, num_envs))
+
+    def env_step(carried, keys):
         envs_state, carry = carried
         timestep = envs_state.timestep
-        keys = environment_keys(jax.random.fold_in(key, t), first_env, num_envs)
         carry, decision = agent.act(params, carry, timestep, keys)
         envs_state, outcome = envs.step(envs_state, decision.env_action)
         final_value = jnp.zeros(num_envs)
@@ -56,7 +58,7 @@ def collect(
         return (envs_state, carry), record
 
     (envs_state, carry), (timestep, decision, outcome, final_value) = jax.lax.scan(
-        env_step, (envs_state, carry), jnp.arange(num_steps)
+        env_step, (envs_state, carry), step_keys(jnp.arange(num_steps))
     )
     last_value = agent.value(params, carry, envs_state.timestep)
     return envs_state, carry, Rollout(timestep, decision, outcome, final_value, last_value, initial_carry)

@@ -28,7 +28,7 @@ def test_blocks_of_two_memories_differ_only_in_the_layer():
     [
         ({"norm": "none", "glu": "none"}, {"layer"}),
         ({"norm": "post", "glu": "half"}, {"layer", "normalisation", "gate"}),
-        ({"norm": "pre", "glu": "full"}, {"layer", "normalisation", "gate", "value"}),
+        ({"norm": "pre", "glu": "full"}, {"layer", "normalisation", "value_and_gate"}),
     ],
 )
 def test_options_make_only_the_parameters_they_need(options, names):

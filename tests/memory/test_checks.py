@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from hippodrome.memory import GRU, LSTM, S5, MemoryCheckError, check_memory, list_memories, make_memory
+from hippodrome.memory import MemoryCheckError, check_memory, list_memories, make_memory
 from hippodrome.memory.core import reset_where
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
@@ -141,15 +141,13 @@ def test_a_right_memory_passes_every_law():
 
 @pytest.mark.parametrize("kind", list_memories())
 def test_registered_memories_pass(kind):
-    deviations = check_memory(make_memory(kind, d_model=4, **({"d_state": 4} if kind == "s5" else {})), d_in=3)
+    layer = make_memory(kind, d_model=4, **({"d_state": 4} if kind == "s5" else {})).layers[0].layer
+    deviations = check_memory(layer)
     assert set(deviations) == LAWS and max(deviations.values()) < 1e-4
 
 
-@pytest.mark.parametrize(
-    "memory", [GRU(d_model=4), LSTM(d_model=4), S5(d_model=4, d_state=4, learn_initial_state=True)]
-)
-def test_bare_layers_pass(memory):
-    check_memory(memory)
+def test_a_stack_with_another_input_width_passes():
+    check_memory(make_memory("none", d_model=4, num_layers=2), d_in=3)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_finite_values_at_100000_steps(kind):
     x = jax.random.normal(jax.random.key(0), (LONG, 1, 4))
     reset = jnp.zeros((LONG, 1), bool).at[0].set(True)
     carry = memory.initial_carry((1,))
-    params = memory.init(jax.random.key(1), carry, x[:2], reset[:2])
+    params = jax.jit(memory.init)(jax.random.key(1), carry, x[:2], reset[:2])
     carry, y = jax.jit(memory.apply)(params, carry, x, reset)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((carry, y)))
     assert np.abs(y).max() < 1e3
@@ -76,7 +76,7 @@ def test_gradient_through_100000_steps_is_finite_and_float32_stays_close_to_the_
     x = np.random.default_rng(0).normal(size=(LONG, 1, 2)).astype(np.float32)
     reset = np.zeros((LONG, 1), bool)
     carry = memory.initial_carry((1,))
-    params = memory.init(jax.random.key(1), carry, x[:2], reset[:2])
+    params = jax.jit(memory.init)(jax.random.key(1), carry, x[:2], reset[:2])
     value, gradient = jax.jit(jax.value_and_grad(lambda p: jnp.mean(memory.apply(p, carry, x, reset)[1] ** 2)))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     y = run(memory, double(params["params"]), double(carry), np.float64(x), reset)[1]
@@ -103,8 +103,8 @@ def test_the_state_of_s5_does_not_round_to_bfloat16():
     memory = S5(d_model=1, d_state=2, dt_min=1e-3, dt_max=1e-3)
     x, reset = jnp.ones((4000, 1, 1), jnp.bfloat16), jnp.zeros((4000, 1), bool)
     carry = memory.initial_carry((1,))
-    params = memory.init(jax.random.key(0), carry, x, reset)
-    low = memory.apply(params, carry, x, reset)[0]
-    full = memory.apply(params, carry, x.astype(jnp.float32), reset)[0]
+    params = jax.jit(memory.init)(jax.random.key(0), carry, x, reset)
+    apply = jax.jit(memory.apply)
+    low, full = (apply(params, carry, x.astype(dtype), reset)[0] for dtype in (jnp.bfloat16, jnp.float32))
     # Only B is rounded once, to 8 bits.
     assert_close(low, full, 2**-8)

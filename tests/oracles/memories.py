@@ -95,7 +95,8 @@ def residual_block(module, params, carry, x, reset):
     if module.glu == "half":
         v = v * sigmoid(affine(params["gate"], v))
     elif module.glu == "full":
-        v = affine(params["value"], v) * sigmoid(affine(params["gate"], v))
+        value, gate = np.split(affine(params["value_and_gate"], v), 2, axis=-1)
+        v = value * sigmoid(gate)
     y = x + v
     return carry, layer_norm(params["normalisation"], y) if module.norm == "post" else y
 
