@@ -34,7 +34,7 @@ TRAIN_HELP = """Train an agent, evaluate it and write a run folder.
 hippodrome train [CONFIG] [--run-dir DIR] [--resume RUN] [OPTIONS]
 
 CONFIG: a YAML file, a run folder, or a name from `hippodrome list configs` (default: quickstart).
---run-dir DIR: where to write; it must not exist or be empty (default: runs/CONFIG-ENV-TIME).
+--run-dir DIR: where to write; it must not exist or be empty (default: runs/MEMORY-ENV-TIME).
 --resume RUN: go on, bit for bit, from the newest checkpoint of a run folder."""
 
 SUITE_HELP = """Train one agent per environment of a suite at one budget, evaluate each, and score them together.
@@ -169,8 +169,9 @@ def _suite(arguments: list[str]) -> int:
     known, overrides = parser.parse_known_args(rest)
     if not words:
         if {"-h", "--help"} & set(overrides):
-            print(SUITE_HELP)
-            return 0
+            from hippodrome.training.config import load_config
+
+            load_config(overrides=overrides, prog="hippodrome suite", description=SUITE_HELP)
         parser.error("NAME is missing; see `hippodrome list suites`")
     from hippodrome.training.suite import run_suite
 
@@ -189,10 +190,14 @@ def _suite(arguments: list[str]) -> int:
 
 def _list(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="hippodrome list", description="Show the names that there are.")
-    parser.add_argument("what", choices=LISTS)
+    parser.add_argument("what", metavar="{" + ",".join(LISTS) + "}")
     parser.add_argument("--import", dest="modules", nargs="+", action="extend", default=[], help="packages to import")
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     known = parser.parse_args(arguments)
+    if known.what not in LISTS:
+        from hippodrome.training.errors import ConfigError, unknown_name
+
+        raise ConfigError(unknown_name("list", known.what, LISTS))
     if known.what in ("envs", "memories", "agents"):
         from hippodrome.training.plugins import load_plugins
 

@@ -91,6 +91,8 @@ def test_bad_input_is_exit_code_2_with_a_suggestion(capsys, tmp_path):
         ),
         ("train", "quikstart"): "did you mean 'quickstart'?",
         ("train", "quickstart", "quickstart"): "quickstart",
+        ("train", "--max-time", "abc", "--agent.gamma", "2"): "2 errors",
+        ("train", "--env.kwargs", "decks=2"): "its arguments: num_decks",
         ("train", "--resume", str(tmp_path)): "is no run",
         ("train", "--resume", "x", "--run-dir", "y"): "leave --run-dir out",
         ("train", "--run-dir", "/proc/nowhere/run"): "cannot be made",
@@ -102,7 +104,7 @@ def test_bad_input_is_exit_code_2_with_a_suggestion(capsys, tmp_path):
         ("evaluate", str(tmp_path), "--step", "newest"): "best, last or the number",
         ("suite",): "NAME is missing",
         ("suite", "popgym-eazy"): "did you mean 'popgym-easy'?",
-        ("list", "anything"): "invalid choice",
+        ("list", "envz"): "did you mean 'envs'?",
         ("trian",): "did you mean 'train'?",
         (): "",
     }
@@ -181,7 +183,7 @@ def test_help_and_names_of_configs_do_not_wait_for_jax():
     script = (
         "import sys; from hippodrome.launch import main; code = main({}); sys.exit(code or ('jax' in sys.modules) * 3)"
     )
-    for arguments in (["--help"], ["list", "configs"], ["list", "suites"], ["suite", "--help"]):
+    for arguments in (["--help"], ["list", "configs"], ["list", "suites"]):
         _run("-c", script.format(arguments))
 
 

@@ -130,6 +130,8 @@ def restore_run(run: str | Path, config: TrainConfig, step: CheckpointChoice) ->
     checkpointer = Checkpointer(Path(run) / "checkpoints", keep=config.checkpoint.keep)
     # Every checkpoint carries the best parameters so far, so the newest one has the best of the run.
     number = step if isinstance(step, int) else None
+    if number is not None and number not in checkpointer.steps():
+        raise ConfigError(f"step={number} must be a checkpoint of {run}; there: {checkpointer.steps() or 'none'}")
     state, _ = checkpointer.restore(state_template(experiment, config), step=number)
     return experiment, state
 

@@ -201,7 +201,7 @@ def _first_paragraph(box: str) -> str:
         if set(line) <= {"─"}:
             break
         head.append(line)
-    return " ".join(head) or box.strip()
+    return (" ".join(head) or box.strip()).removeprefix("Error parsing ")
 
 
 def _registry(default: TrainConfig, read_word: Callable[[str], Any]) -> tyro.constructors.ConstructorRegistry:
