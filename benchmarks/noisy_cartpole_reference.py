@@ -3,8 +3,8 @@
     uv run benchmarks/noisy_cartpole_reference.py
 
 The controller knows the physics: a Kalman filter on the linearised cart and pole, then a push by the sign of a linear
-function of its estimate. The gains and the filter's noise levels are searched by the cross-entropy method on episodes of
-their own; the return printed last is on fresh episodes.
+function of its estimate. The gains and the filter's noise levels are searched by the cross-entropy method on episodes
+of their own; the return printed last is on fresh episodes.
 """
 
 import argparse
