@@ -70,7 +70,7 @@ def evaluate(
 
     Args:
         target: a run folder, or `module:policy` naming an object of the `load_policy` protocol, or a class or function
-            that makes one; it is given the environment's id if it takes an argument.
+            that makes one; it is given the environment's id if it has a parameter `env`.
         env: environment id; a run's own by default, required for `module:policy`.
         episodes: episodes of each training seed.
         seed: of the evaluation environments.
@@ -206,7 +206,7 @@ def load_callable(target: str, env: str) -> Any:
         raise ConfigError(f"{target!r} names no policy: {error}; write module:policy, importable from here") from error
     is_factory = isinstance(policy, type) or not hasattr(policy, "initial_carry")
     if is_factory and callable(policy):
-        policy = policy(env) if _takes_argument(policy) else policy()
+        policy = policy(env=env) if _takes_env(policy) else policy()
     if not (callable(policy) and hasattr(policy, "initial_carry")):
         raise ConfigError(
             f"{target!r} must have initial_carry(num_envs) and be called as policy(carry, observation, reward, reset, "
@@ -215,13 +215,12 @@ def load_callable(target: str, env: str) -> Any:
     return policy
 
 
-def _takes_argument(factory: Callable) -> bool:
-    """Whether it can be called with one positional argument."""
+def _takes_env(factory: Callable) -> bool:
+    """Whether it has a parameter `env`."""
     try:
-        inspect.signature(factory).bind("env")
-    except (TypeError, ValueError):
+        return "env" in inspect.signature(factory).parameters
+    except ValueError:  # a builtin without a signature
         return False
-    return True
 
 
 def _require_same_spaces(experiment: Experiment, envs: Any, own: str, other: str) -> None:

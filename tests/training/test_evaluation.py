@@ -147,6 +147,10 @@ def test_anybodys_policy_can_be_scored(monkeypatch):
         | {"policy": "somebodys_agent:policy"}
         == result
     )
+    made_for = []
+    module.make_for = lambda env: made_for.append(env) or FixedPolicy()
+    evaluate("somebodys_agent:make_for", env="test-evaluation/CoinLength", episodes=4)
+    assert made_for == ["test-evaluation/CoinLength"]
     with pytest.raises(ConfigError, match="needs an environment"):
         evaluate("somebodys_agent:policy")
     with pytest.raises(ConfigError, match="must have initial_carry"):
