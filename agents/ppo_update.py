@@ -3,6 +3,7 @@
 Legend: `T` steps, `B` environments, `F` features, `S` shards, `M` minibatches.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -52,9 +53,10 @@ def learn(agent: Any, state: Any, batch: Rollout, key: Key[Array, ""]) -> tuple[
     metrics["minibatches_applied"] = applied.sum().astype(jnp.float32)
     metrics["explained_variance"] = _explained_variance(targets, agent.axis_name)
 
-    new_params = params.replace(network=network, observation_statistics=_observation_statistics(agent, params, batch))
-    new_state = state.replace(
-        params=new_params,
+    observation_statistics = _observation_statistics(agent, params, batch)
+    new_state = dataclasses.replace(
+        state,
+        params=dataclasses.replace(params, network=network, observation_statistics=observation_statistics),
         optimizer=optimizer,
         reward_statistics=reward_statistics,
         discounted_return=discounted_return,

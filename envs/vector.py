@@ -3,6 +3,7 @@
 Legend: `B` environments, `K` start states drawn ahead per environment.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -98,7 +99,7 @@ class VectorEnv:
     def _refill_one(self, state: VectorState) -> VectorState:
         key, pool_key = jax.random.split(state.key)
         pool = _strongly_typed(self._start_states(pool_key, self.pool_size))
-        return state.replace(key=key, pool=pool, pool_next=jnp.zeros((), jnp.int32))
+        return dataclasses.replace(state, key=key, pool=pool, pool_next=jnp.zeros((), jnp.int32))
 
     def _start_states(self, key: Key[Array, ""], count: int) -> Any:
         return jax.vmap(self.env.reset_env, in_axes=(0, None))(jax.random.split(key, count), self.params)

@@ -3,6 +3,7 @@
 Legend: `T` steps, `B` environments.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -54,8 +55,9 @@ def collect(
         final_value = jnp.zeros(num_envs)
         if bootstrap_truncation and envs.can_truncate:
             final_value = _final_value(agent, params, carry, decision, outcome)
-        record = (timestep, decision.replace(env_action=None), outcome.replace(final_observation=None), final_value)
-        return (envs_state, carry), record
+        decision = dataclasses.replace(decision, env_action=None)
+        outcome = dataclasses.replace(outcome, final_observation=None)
+        return (envs_state, carry), (timestep, decision, outcome, final_value)
 
     (envs_state, carry), (timestep, decision, outcome, final_value) = jax.lax.scan(
         env_step, (envs_state, carry), step_keys(jnp.arange(num_steps))

@@ -1,5 +1,7 @@
 """Autoencode: watch the cards, then name their suits backwards (POPGym, Morad et al. 2023)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -59,7 +61,7 @@ class Autoencode(Environment):
         due = state.suits[jnp.minimum(2 * last - state.time, last)]
         worth = 1.0 / self.num_cards
         reward = jnp.where(state.time >= last, jnp.where(action == due, worth, -worth), 0.0)
-        state = state.replace(time=state.time + 1)
+        state = dataclasses.replace(state, time=state.time + 1)
         return self._observe(state), state, reward, state.time == 2 * self.num_cards - 1, {}
 
     def observation_space(self, params: EnvParams) -> Tuple:

@@ -1,5 +1,6 @@
 """Concentration: turn cards over two by two and find the pairs (POPGym, Morad et al. 2023)."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -83,7 +84,8 @@ class Concentration(Environment):
         penalty = jnp.where(second, 2 * cost, jnp.where(already_up, cost, 0.0))
         reward = jnp.where(pair, 2.0 / self.num_cards, penalty)
         observation = self._observe(state, state.face_up | in_hand)
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             time=state.time + 1,
             face_up=state.face_up | (in_hand & pair),
             first=jnp.where(second | already_up, NOTHING, action).astype(jnp.int32),

@@ -1,5 +1,7 @@
 """CountRecall: how often has the queried kind of card been dealt so far? (POPGym, Morad et al. 2023)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -71,7 +73,7 @@ class CountRecall(Environment):
         right = action == state.counts[state.queried[state.time]]
         time = state.time + 1
         counts = state.counts + (jnp.arange(self.num_kinds) == state.dealt[time])
-        state = state.replace(time=time, counts=counts)
+        state = dataclasses.replace(state, time=time, counts=counts)
         return _observe(state), state, jnp.where(right, worth, -worth), time == self.num_cards - 1, {}
 
     def observation_space(self, params: EnvParams) -> MultiDiscrete:

@@ -1,5 +1,7 @@
 """HigherLower: will the next card rank higher or lower than this one? (POPGym, Morad et al. 2023)."""
 
+import dataclasses
+
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int, Key
@@ -57,7 +59,7 @@ class HigherLower(Environment):
         shown, drawn = state.ranks[state.time], state.ranks[time]
         right = (drawn > shown) == (action == HIGHER)
         reward = jnp.where(drawn == shown, 0.0, jnp.where(right, worth, -worth))
-        return drawn.astype(jnp.int32), state.replace(time=time), reward, time == self.num_cards - 1, {}
+        return drawn.astype(jnp.int32), dataclasses.replace(state, time=time), reward, time == self.num_cards - 1, {}
 
     def observation_space(self, params: EnvParams) -> Discrete:
         """The rank shown."""

@@ -3,6 +3,7 @@
 Legend: `n` cells and `S = 2n + 1` squares along a side (see `maze.py`); positions are `(row, column)` of a square.
 """
 
+import dataclasses
 from typing import TypeVar
 
 import jax.numpy as jnp
@@ -85,7 +86,7 @@ class Labyrinth(Environment):
         step = jnp.array([[0, -1], [0, 1], [-1, 0], [1, 0]])[action]
         ahead = jnp.clip(state.position + step, 0, self.maze_size)
         blocked = state.squares[ahead[0], ahead[1]] == OBSTACLE
-        return state.replace(time=state.time + 1, position=jnp.where(blocked, state.position, ahead))
+        return dataclasses.replace(state, time=state.time + 1, position=jnp.where(blocked, state.position, ahead))
 
 
 class LabyrinthEscape(Labyrinth):
@@ -145,6 +146,6 @@ class LabyrinthExplore(Labyrinth):
         row, column = state.position
         cost = 1.0 / (params.max_steps_in_episode + 1)
         reward = jnp.where(state.explored[row, column], -cost, 1.0 / self.num_squares)
-        state = state.replace(explored=state.explored.at[row, column].set(True))
+        state = dataclasses.replace(state, explored=state.explored.at[row, column].set(True))
         finished = jnp.all(state.explored == (state.squares != OBSTACLE))
         return self._observation(state, action), state, reward, finished, {}

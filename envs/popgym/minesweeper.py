@@ -3,6 +3,8 @@
 Legend: `S` cells along a side of the board, `M` mines.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -69,7 +71,8 @@ class MineSweeper(Environment):
         reward = jnp.where(opened, 1.0 / self.num_safe, -0.5 / (self.num_safe - 2))
         reward = jnp.where(mine, -0.5 - 1.0 / self.num_safe, reward)
         near = jnp.sum(state.mines & around, dtype=jnp.int32)
-        return near, state.replace(time=state.time + 1, covered=covered), reward, mine | ~jnp.any(covered), {}
+        state = dataclasses.replace(state, time=state.time + 1, covered=covered)
+        return near, state, reward, mine | ~jnp.any(covered), {}
 
     def observation_space(self, params: EnvParams) -> Discrete:
         """Mines on the cell tried and around it."""

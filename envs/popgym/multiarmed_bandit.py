@@ -1,5 +1,7 @@
 """MultiarmedBandit: find the arm that pays most often (POPGym, Morad et al. 2023)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -57,7 +59,7 @@ class MultiarmedBandit(Environment):
         paid = jax.random.uniform(key) < state.chances[action]
         worth = 1.0 / params.max_steps_in_episode
         reward = jnp.where(paid, worth, -worth)
-        return paid.astype(jnp.int32), state.replace(time=state.time + 1), reward, jnp.asarray(False), {}
+        return paid.astype(jnp.int32), dataclasses.replace(state, time=state.time + 1), reward, jnp.asarray(False), {}
 
     def observation_space(self, params: EnvParams) -> Discrete:
         """Whether the last pull paid."""

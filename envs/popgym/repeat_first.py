@@ -1,5 +1,7 @@
 """RepeatFirst: keep saying the suit of the first card (POPGym, Morad et al. 2023)."""
 
+import dataclasses
+
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int, Key
@@ -53,7 +55,7 @@ class RepeatFirst(Environment):
         reward = jnp.where(action == state.suits[0], worth, -worth)
         time = state.time + 1
         observation = state.suits[time].astype(jnp.int32)
-        return observation, state.replace(time=time), reward, time == self.num_cards - 1, {}
+        return observation, dataclasses.replace(state, time=time), reward, time == self.num_cards - 1, {}
 
     def observation_space(self, params: EnvParams) -> Discrete:
         """The suit shown."""

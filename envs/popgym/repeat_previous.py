@@ -1,5 +1,7 @@
 """RepeatPrevious: say the suit of the card seen some steps ago (POPGym, Morad et al. 2023)."""
 
+import dataclasses
+
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int, Key
@@ -59,7 +61,7 @@ class RepeatPrevious(Environment):
         right = action == state.suits[jnp.maximum(state.time - self.lag, 0)]
         reward = jnp.where(state.time >= self.lag, jnp.where(right, worth, -worth), 0.0)
         time = state.time + 1
-        return state.suits[time], state.replace(time=time), reward, time == self.num_cards - 1, {}
+        return state.suits[time], dataclasses.replace(state, time=time), reward, time == self.num_cards - 1, {}
 
     def observation_space(self, params: EnvParams) -> Discrete:
         """The suit shown."""
