@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTreeDef
 
 from .core import Carry, Memory
 
@@ -136,8 +136,9 @@ def _random_like(key, tree):
 
 def _compare(law: str, what: str, got: Any, want: Any, tolerance: float) -> float:
     """Largest relative difference of two pytrees; MemoryCheckError where it exceeds the tolerance."""
-    if jax.tree.structure(got) != jax.tree.structure(want):
-        raise MemoryCheckError(f"{law}: {what}: {jax.tree.structure(got)}, expected {jax.tree.structure(want)}")
+    structure: PyTreeDef = jax.tree.structure(got)
+    if structure != jax.tree.structure(want):
+        raise MemoryCheckError(f"{law}: {what}: {structure}, expected {jax.tree.structure(want)}")
     worst = 0.0
     for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
         left, right = np.asarray(left), np.asarray(right)

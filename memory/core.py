@@ -3,14 +3,14 @@
 Legend: T steps, *batch any batch axes, d_in width of the input, d_model width of the output.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree, PyTreeDef
 
-Carry = PyTree
+Carry: TypeAlias = PyTree
 
 
 @runtime_checkable
@@ -26,7 +26,10 @@ class Memory(Protocol):
     its output ("gelu" for layers that are linear in their input, "none" for the others).
     """
 
-    d_model: int
+    @property
+    def d_model(self) -> int:
+        """Width of the output; a field of the module."""
+        ...
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> Carry:
         """A pytree of zeros with leading axes `batch_shape`; needs no parameters and works unbound."""
@@ -126,10 +129,10 @@ def _check_common(label: str, x: Array, reset: Array) -> None:
 def _check_carry(memory: Memory, carry: Carry, batch_shape: tuple[int, ...]) -> None:
     expected = jax.eval_shape(lambda: memory.initial_carry(batch_shape))
     label, remedy = type(memory).__name__, f"make it with initial_carry({batch_shape})"
-    if jax.tree.structure(carry) != jax.tree.structure(expected):
+    structure: PyTreeDef = jax.tree.structure(carry)
+    if structure != jax.tree.structure(expected):
         raise ValueError(
-            f"{label}: the carry has structure {jax.tree.structure(carry)}, "
-            f"expected {jax.tree.structure(expected)}; {remedy}"
+            f"{label}: the carry has structure {structure}, expected {jax.tree.structure(expected)}; {remedy}"
         )
     for got, wanted in zip(jax.tree.leaves(carry), jax.tree.leaves(expected), strict=True):
         if jnp.shape(got) != wanted.shape:

@@ -73,8 +73,8 @@ def _sequential(decay, twist, b, reset, carry, reset_state):
 
     def forward_step(state, inputs):
         b_t, reset_t, factors_t = inputs
-        factors_t = factors_t if varying else (decay, twist)
-        state = multiply(*factors_t, reset_where(reset_t, reset_state, state)) + b_t
+        decay_t, twist_t = factors_t if varying else (decay, twist)
+        state = multiply(decay_t, twist_t, reset_where(reset_t, reset_state, state)) + b_t
         return state, state
 
     return jax.lax.scan(forward_step, carry, (b, reset, (decay, twist) if varying else None))[1]
@@ -88,13 +88,13 @@ def _sequential_transpose(residuals, d_states):
     def backward_step(accumulated, inputs):
         d_carry, d_constant, d_reset_state = accumulated
         d_state, reset_t, t, factors_t = inputs
-        factors_t = factors_t if varying else (decay, twist)
+        decay_t, twist_t = factors_t if varying else (decay, twist)
         g = d_state + d_carry
         # Read by index: a shifted copy of all states would cost one more pass over memory.
         before = jax.lax.dynamic_index_in_dim(states, jnp.maximum(t - 1, 0), 0, keepdims=False)
         before = reset_where(reset_t, reset_state, jnp.where(t == 0, carry, before))
         d_factors = _d_factors(g, before, twist)
-        d_before = _multiply_transposed(*factors_t, g)
+        d_before = _multiply_transposed(decay_t, twist_t, g)
         d_reset_state = d_reset_state + reset_where(reset_t, d_before, zero)
         d_carry = reset_where(reset_t, zero, d_before)
         if varying:
@@ -115,8 +115,8 @@ def _associative(decay, twist, b, reset, carry, reset_state):
     flag = reset.reshape(reset.shape + (1,) * (b.ndim - reset.ndim))
     b = b + jnp.where(flag, multiply(decay, twist, jnp.broadcast_to(reset_state, b.shape)), 0)
     start = reset_where(reset[0], jnp.zeros_like(carry), carry)
-    first = tuple(each if each is None or each.ndim < b.ndim else each[0] for each in (decay, twist))
-    b = b.at[0].add(multiply(*first, start))
+    decay_0, twist_0 = (each if each is None or each.ndim < b.ndim else each[0] for each in (decay, twist))
+    b = b.at[0].add(multiply(decay_0, twist_0, start))
     if twist is None:
         a, b = jnp.broadcast_to(decay, b.shape), b
     else:

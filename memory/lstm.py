@@ -61,7 +61,7 @@ class LSTM(nn.Module):
             state = _cell(reset_where(reset_t, jax.tree.map(jnp.zeros_like, state), state), gates_t, W_h)
             return state, state[1]
 
-        carry, outputs = jax.lax.scan(recur, tuple(carry), (gates, reset))
+        carry, outputs = jax.lax.scan(recur, carry, (gates, reset))
         return carry, outputs.astype(x.dtype)
 
     def step(

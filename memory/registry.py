@@ -26,6 +26,10 @@ class MemoryConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt key is an error, not ignored
 
+    if typing.TYPE_CHECKING:  # the fields that every generated class has
+        kind: str = ""
+        num_layers: int = 2
+
     def __post_init__(self):
         build_memory(self)
 

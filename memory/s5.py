@@ -92,7 +92,7 @@ class S5(nn.Module):
         return state, _output(state, x, W_out, D)
 
     @nn.compact
-    def _system(self, x: Array):
+    def _system(self, x: Array) -> tuple[tuple[Array, Array], Array, Array, Array | None, Array]:
         """The discrete system on pairs: the factors of A_bar, matrices into and out of the state, D, initial state."""
         d_in = x.shape[-1]
         if self.feedthrough:
