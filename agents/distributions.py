@@ -99,7 +99,7 @@ class ActionDistribution:
 
     def log_prob(self, outputs: Float[Array, "... A"], log_std: Float[Array, " S"], action: Any) -> Float[Array, "..."]:
         """Log probability (density for Box leaves) of a raw action, summed over the leaves."""
-        total = 0.0
+        total: Array | float = 0.0
         for (leaf, part, std), value in zip(self._parts(outputs, log_std), jax.tree.leaves(action), strict=True):
             if isinstance(leaf, Box):
                 total += gaussian_log_prob(part, std, value.reshape(part.shape))
@@ -107,7 +107,7 @@ class ActionDistribution:
                 total += sum(categorical_log_prob(p, value[..., i]) for i, p in enumerate(_split(part, leaf)))
             else:
                 total += categorical_log_prob(part, value)
-        return total
+        return jnp.asarray(total)
 
     def entropy(self, outputs: Float[Array, "... A"], log_std: Float[Array, " S"]) -> Float[Array, "..."]:
         """Entropy in nats, summed over the leaves."""

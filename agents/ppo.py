@@ -4,6 +4,7 @@ Legend: `T` steps of a rollout, `B` environments, `F` features. Sources: Schulma
 (structured state-space models for in-context reinforcement learning) for the network and the resets inside the rollout.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -192,9 +193,7 @@ class PPO:
         self, params: PPOParams, carry: Any, timestep: Timestep, key: Key[Array, " B"], *, deterministic: bool = False
     ) -> tuple[Any, Decision]:
         """Samples (or takes the mode of) the policy; `key` holds one key per environment, unused if deterministic."""
-        carry, outputs, log_std, value = self.network.apply(
-            params.network, carry, self.features(params, timestep), timestep.reset, method="step"
-        )
+        carry, outputs, log_std, value = self._step(params, carry, timestep)
         if deterministic:
             action = self.distribution.mode(outputs, log_std)
         else:
@@ -204,8 +203,14 @@ class PPO:
 
     def value(self, params: PPOParams, carry: Any, timestep: Timestep) -> Float[Array, " B"]:
         """V(observation) under this carry."""
+        return self._step(params, carry, timestep)[3]
+
+    def _step(self, params: PPOParams, carry: Any, timestep: Timestep) -> tuple[Any, Array, Array, Array]:
+        """One step of the network: the carry, the policy head's output, log_std and the value."""
         features = self.features(params, timestep)
-        return self.network.apply(params.network, carry, features, timestep.reset, method="step")[3]
+        # Any: flax's type of `apply` leaves open whether the outputs come with a state.
+        outputs: Any = self.network.apply(params.network, carry, features, timestep.reset, method="step")
+        return outputs
 
     def features(self, params: PPOParams, timestep: Timestep) -> Float[Array, "... F"]:
         """The network's input: the observation (normalised where asked) and the policy inputs."""
@@ -220,10 +225,11 @@ class PPO:
         """`num_epochs` passes over the rollout in `num_minibatches` parts each; see `ppo_update.py`."""
         return learn(self, state, batch, key)
 
-    def state_partition(self, split: PartitionSpec) -> PPOState:
+    def state_partition(self, split: PartitionSpec) -> Any:
         """Only the running discounted returns belong to environments; the rest is the same on every device."""
         everywhere = PartitionSpec()
-        return PPOState(everywhere, everywhere, everywhere, split)
+        prefix: Callable[..., Any] = PPOState  # of specs, each in place of arrays
+        return prefix(everywhere, everywhere, everywhere, split)
 
 
 def _network(config: PPOConfig, memory_config: Any, distribution: ActionDistribution, dtype: Any) -> ActorCritic:

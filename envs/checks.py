@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTreeDef
 
 from .core import Environment
 from .spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple, flat_spaces
@@ -226,8 +227,9 @@ class _Checker:
 
     def _check_structure(self, name: str, tree: Any, example: Any, remedy: str | None = None) -> None:
         remedy = remedy or "Keep structure, shapes and dtypes from reset_env on, as jax.lax.scan asks."
-        if jax.tree.structure(tree) != jax.tree.structure(example):
-            self.fail(name, jax.tree.structure(tree), f"structure {jax.tree.structure(example)}", remedy)
+        structure: PyTreeDef = jax.tree.structure(tree)
+        if structure != jax.tree.structure(example):
+            self.fail(name, structure, f"structure {jax.tree.structure(example)}", remedy)
         for (path, leaf), other in zip(
             jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(example), strict=True
         ):

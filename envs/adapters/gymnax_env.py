@@ -74,8 +74,10 @@ class GymnaxAdapter(Environment):
     def observation_space(self, params) -> Space:
         """gymnax's, converted; with bounds that hold. Its parameters must be concrete, under `jit` too."""
         with jax.ensure_compile_time_eval():  # gymnax computes bounds with jnp, which `jit` would trace
-            space = from_gymnax(self.env.observation_space(params))
-            return space if self._bounds is None else Box(*self._bounds(self.env, params), space.shape, space.dtype)
+            space = self.env.observation_space(params)
+            if self._bounds is None:
+                return from_gymnax(space)
+            return Box(*self._bounds(self.env, params), space.shape, space.dtype)
 
     def action_space(self, params) -> Space:
         """gymnax's, converted. Its parameters must be concrete, under `jit` too."""
