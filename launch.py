@@ -116,7 +116,8 @@ def _train(arguments: list[str]) -> int:
         parser.error("--resume goes on in the folder of the run; leave --run-dir out")
     if known.resume and not (known.resume / "config.yaml").is_file():
         raise ConfigError(f"--resume {known.resume}: there is no run folder of that name (no config.yaml in it)")
-    config = load_config(*source or [known.resume or "quickstart"], overrides, description=TRAIN_HELP)
+    name = source[0] if source else known.resume or "quickstart"
+    config = load_config(name, overrides, description=TRAIN_HELP)
     check_config(config)
     from hippodrome.training import train
 
@@ -209,16 +210,24 @@ def _list(arguments: list[str]) -> int:
 
 def _names(what: str) -> list[str]:
     if what == "envs":
-        from hippodrome.envs import list_envs as listed
-    elif what == "memories":
-        from hippodrome.memory import list_memories as listed
-    elif what == "agents":
-        from hippodrome.agents import list_agents as listed
-    elif what == "configs":
-        from hippodrome.training.config import list_configs as listed
-    else:
-        from hippodrome.training.config import list_suites as listed
-    return listed()
+        from hippodrome.envs import list_envs
+
+        return list_envs()
+    if what == "memories":
+        from hippodrome.memory import list_memories
+
+        return list_memories()
+    if what == "agents":
+        from hippodrome.agents import list_agents
+
+        return list_agents()
+    if what == "configs":
+        from hippodrome.training.config import list_configs
+
+        return list_configs()
+    from hippodrome.training.config import list_suites
+
+    return list_suites()
 
 
 def _leading_words(arguments: list[str], most: int) -> tuple[list[str], list[str]]:

@@ -248,7 +248,7 @@ def _plain(value: Any) -> Any:
 
 
 def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, each in value.items():
         if isinstance(each, dict) and each:
             flat |= _flatten(each, f"{prefix}{key}.")

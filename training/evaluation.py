@@ -164,7 +164,7 @@ def _result(
     deterministic: tuple, sampled: tuple, envs: Any, episodes: int, failed: list[int], seed: int
 ) -> dict[str, Any]:
     """What evaluation.json holds besides the environment."""
-    summaries = {}
+    summaries: dict[str, Any] = {}
     num_seeds = np.asarray(deterministic[0]).shape[0]
     kept = [index for index in range(num_seeds) if index not in failed]
     if not kept:
@@ -187,14 +187,14 @@ def _evaluate_callable(target: str, env: str | None, episodes: int, key: jax.Arr
         raise ConfigError(f"evaluating {target!r} needs an environment: --env suite/Name")
     policy = load_callable(target, env)
     envs = make_environment(EnvConfig(id=env), num_steps=1)
-    runs = [
+    deterministic, sampled = (
         tuple(
             each[None]
-            for each in policy_episodes(policy, envs, key, num_episodes=episodes, deterministic=deterministic)
+            for each in policy_episodes(policy, envs, key, num_episodes=episodes, deterministic=is_deterministic)
         )
-        for deterministic in (True, False)
-    ]
-    return {"env": env, "policy": target, **_result(*runs, envs, episodes, [], 0)}
+        for is_deterministic in (True, False)
+    )
+    return {"env": env, "policy": target, **_result(deterministic, sampled, envs, episodes, [], 0)}
 
 
 def load_callable(target: str, env: str) -> Any:

@@ -19,8 +19,8 @@ def interrupt_flag() -> Iterator[list[int]]:
         received.append(number)
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            previous[each] = signal.signal(each, note)
     except ValueError:
         # Not the main thread: signals are somebody else's.
         previous.clear()

@@ -1,5 +1,6 @@
 """`train`: the loop around the train step, with its run folder, log, checkpoints, interruption and resumption."""
 
+import dataclasses
 import signal
 import sys
 import time
@@ -72,7 +73,9 @@ def train(
     if resume is not None:
         _require_same_config(config, Path(resume))
     experiment = make_experiment(config)
-    given = None if resume is not None or config.init_from is None else _given_params(config, experiment)
+    given = None
+    if resume is None and config.init_from is not None:
+        given = _given_params(Path(config.init_from), config, experiment)
     run = _Run(config, experiment, _folder(config, run_dir, resume))
     save_config(config, run.folder / "config.yaml")
     write_environment(run.folder, command)
@@ -101,7 +104,7 @@ class _Run:
         self.experiment = experiment
         self.folder = folder
         self.checkpointer = Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep)
-        self.state: TrainState | None = None
+        self.state: TrainState  # from begin or restore on
         self.update = 0
         self.wall_time = 0.0
         self.failed: set[int] = set()
@@ -115,8 +118,8 @@ class _Run:
         state = jax.jit(lambda: initial_state(self.experiment, self.config))()
         if params is not None:
             # A copy for the best ones: the train step takes over the buffers of its argument, each of them once.
-            best = state.best.replace(params=jax.tree.map(jax.numpy.copy, params))
-            state = state.replace(learner=state.learner.replace(params=params), best=best)
+            best = dataclasses.replace(state.best, params=jax.tree.map(jax.numpy.copy, params))
+            state = dataclasses.replace(state, learner=dataclasses.replace(state.learner, params=params), best=best)
         self.state = self.experiment.place(state)
 
     def restore(self) -> None:
@@ -278,9 +281,8 @@ def _require_same_config(config: TrainConfig, run: Path) -> None:
         )
 
 
-def _given_params(config: TrainConfig, experiment: Experiment) -> Any:
-    """The parameters of the run `init_from`, the same in every seed; an error before anything is made or compiled."""
-    source = Path(config.init_from)
+def _given_params(source: Path, config: TrainConfig, experiment: Experiment) -> Any:
+    """The parameters of the run `source`, the same in every seed; an error before anything is made or compiled."""
     if not (source / "config.yaml").is_file():
         raise ConfigError(f"init_from={config.init_from}: there is no run folder of that name (no config.yaml in it)")
     expected = state_template(experiment, config).learner.params

@@ -69,8 +69,7 @@ class MetricsWriter:
                 f"{self.path} cannot be written: {error.strerror}; free some space and go on with "
                 "`hippodrome train --resume RUN`"
             ) from error
-        if self._events is not None:
-            self._write_events(row)
+        self._write_events(row)
         return row
 
     def close(self) -> None:
@@ -80,6 +79,8 @@ class MetricsWriter:
             self._events.close()
 
     def _write_events(self, row: dict[str, Any]) -> None:
+        if self._events is None:
+            return
         step = row["env_steps"]
         scalars = {name: value for name, value in row.items() if name not in ("env_steps", "per_seed")}
         for name, values in row.get("per_seed", {}).items():

@@ -56,7 +56,7 @@ def take_early(arguments: Sequence[str]) -> Early:
 
 
 def _take_values(queue: list[str], *, many: bool) -> list[str]:
-    values = []
+    values: list[str] = []
     while queue and not queue[0].startswith("-") and (many or not values):
         values.append(queue.pop(0))
     return values
@@ -209,7 +209,9 @@ def _registry(default: TrainConfig, read_word: Callable[[str], Any]) -> tyro.con
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
     registry = ConstructorRegistry()
-    kinds = {Literal[getattr(default, section).kind]: known_kinds(section) for section in DEFAULT_KINDS}
+    kinds: dict[Any, list[str]] = {
+        Literal[getattr(default, section).kind]: known_kinds(section) for section in DEFAULT_KINDS
+    }
 
     @registry.primitive_rule
     def integer(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:

@@ -3,8 +3,8 @@
 Legend: `T` steps of a rollout, `B` environments (of this device).
 """
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -64,7 +64,7 @@ class TrainState:
     best: Best
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """A configuration made runnable.
 
@@ -198,7 +198,8 @@ def _train_step(
     )
     learner, metrics = agent.learn(state.learner, rollout, learn_key)
     statistics = _episode_statistics(rollout, axis_name)
-    new = state.replace(
+    new = dataclasses.replace(
+        state,
         learner=learner,
         envs=envs_state,
         carry=carry,
@@ -211,7 +212,8 @@ def _train_step(
     failed = (state.failed_update >= 0) | ~finite.all()
     first_failure = failed & (state.failed_update < 0)
     kept = jax.tree.map(lambda o, n: jnp.where(failed, o, n), state, new)
-    kept = kept.replace(
+    kept = dataclasses.replace(
+        kept,
         failed_update=jnp.where(first_failure, state.update, state.failed_update),
         failed_metric=jnp.where(first_failure, jnp.argmin(finite).astype(jnp.int32), state.failed_metric),
     )
@@ -251,10 +253,11 @@ def _all_finite(tree: Any) -> Bool[Array, ""]:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _partition(agent: Agent, split: PartitionSpec) -> TrainState:
+def _partition(agent: Agent, split: PartitionSpec) -> Any:
     """The environments and what belongs to them split over the devices, everything else the same on each."""
     same = PartitionSpec()
-    return TrainState(
+    prefix: Callable[..., Any] = TrainState  # of specs, each in place of arrays
+    return prefix(
         learner=agent.state_partition(split),
         envs=split,
         carry=split,
@@ -266,7 +269,7 @@ def _partition(agent: Agent, split: PartitionSpec) -> TrainState:
     )
 
 
-def _place(mesh: Mesh, partition: TrainState, state: TrainState) -> TrainState:
+def _place(mesh: Mesh, partition: Any, state: TrainState) -> TrainState:
     def put(spec: PartitionSpec, part: Any) -> Any:
         return jax.device_put(part, NamedSharding(mesh, spec))
 

@@ -109,7 +109,7 @@ def validate(raw: Mapping[str, Any], *, where: str | None = None) -> TrainConfig
     return config
 
 
-def _parse(cls: type, raw: dict[str, Any]) -> tuple[TrainConfig, list[str], set[str]]:
+def _parse(cls: type[TrainConfig], raw: dict[str, Any]) -> tuple[TrainConfig, list[str], set[str]]:
     """The configuration without the values that are wrong, the errors, and the paths of those values.
 
     Wrong values are left out and the rest is parsed again, as some rules are judged only once all types are right.
@@ -180,8 +180,8 @@ def _message(cls: type, raw: Any, path: tuple, error: Mapping[str, Any]) -> str:
         return f"{name}: {error['ctx']['error']}"
     shown = _shorten(repr(_value_at(raw, path)))
     if error["type"] == "literal_error":
-        choices = typing.get_args(_plain_type(_hint(owner, path[-1]))) if owner else ()
-        choices = [each for each in choices if isinstance(each, str)]
+        members = typing.get_args(_plain_type(_hint(owner, path[-1]))) if owner else ()
+        choices = [each for each in members if isinstance(each, str)]
         if choices:
             return f"{name}: " + unknown_name("choice", _value_at(raw, path), choices)
     rule = error["msg"].replace("Input should be", "must be").replace("must be a valid", "must be a")
@@ -208,10 +208,11 @@ def _hint(cls: type | None, name: Any) -> Any:
 
 def _dataclass_at(cls: type, path: tuple) -> type | None:
     """The dataclass that the mapping at `path` describes; None where it describes none, or one of several."""
-    current: Any = cls
+    current: type | None = cls
     for part in path:
-        current = _plain_type(_hint(current, part)) if dataclasses.is_dataclass(current) else None
-    return current if dataclasses.is_dataclass(current) else None
+        hint = _plain_type(_hint(current, part))
+        current = hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
+    return current
 
 
 def _default(cls: type, name: Any) -> str | None:
