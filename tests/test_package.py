@@ -10,6 +10,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import jax
 import pytest
 
 from hippodrome import training
@@ -169,5 +170,9 @@ def _make_what_is_named(arguments: list[str]) -> None:
 def test_python_snippets_execute(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace: dict = {"__name__": document.stem}
-    for code in blocks(document, "python"):
-        exec(compile(code, f"{document.name} snippet", "exec"), namespace)
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        for code in blocks(document, "python"):
+            exec(compile(code, f"{document.name} snippet", "exec"), namespace)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)

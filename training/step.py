@@ -154,7 +154,9 @@ def initial_state(experiment: Experiment, config: Any) -> TrainState:
     keys = [jax.random.key(config.seed + index) for index in range(config.num_seeds)]
     if config.num_seeds == 1:
         return experiment.init(keys[0])
-    return jax.vmap(experiment.init)(jnp.stack(keys))
+    # Seeds in turn: vmapped orthogonal initialisers are batched QR factorisations, and jaxlib's CPU kernel for them
+    # waits for the very threads it runs on; two at once on two cores hang (jaxlib 0.10.2).
+    return jax.lax.map(experiment.init, jnp.stack(keys))
 
 
 def _init(agent: Agent, envs: VectorEnv, key: Key[Array, ""], num_envs: int) -> TrainState:

@@ -62,7 +62,7 @@ def test_unknown_ids_get_suggestions(wrong, suggested):
 
 
 def test_wrong_arguments_name_the_environment():
-    with pytest.raises(ValueError, match=r"'popgym/RepeatPreviousEasy' cannot be made with {'kk': 3}.*kk"):
+    with pytest.raises(ValueError, match=r"cannot be made with {'kk': 3}; its arguments: num_decks, k"):
         make("popgym/RepeatPreviousEasy", kk=3)
 
 

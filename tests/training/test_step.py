@@ -1,6 +1,7 @@
 """The pure train step: alone, over seeds, over devices; standing still after a nan; keeping the best."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,15 @@ def test_the_state_keeps_its_types_so_that_one_program_serves_every_update():
         return leaf.shape, leaf.dtype, leaf.weak_type
 
     assert jax.tree.map(signature, before) == jax.tree.map(signature, after)
+
+
+def test_seeds_begin_without_batched_factorisations():
+    """Batched QR kernels (orthogonal initialisers under vmap) wait for the threads they run on: two at once hang."""
+    config = tiny_config(num_seeds=2)
+    experiment = make_experiment(config)
+    program = str(jax.make_jaxpr(lambda: initial_state(experiment, config))())
+    shapes = re.findall(r"f32\[([\d,]+)\] \w+:f32\[[\d,]+\] = qr\[", program)
+    assert shapes and all(shape.count(",") == 1 for shape in shapes)
 
 
 @pytest.fixture(scope="module")
