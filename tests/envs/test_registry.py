@@ -21,14 +21,14 @@ class Mine(Environment):
 
 
 def test_registered_classes_and_addresses_are_made_with_their_arguments():
-    register_env("mine/Small", Mine, size=2)
-    env = make("mine/Small")
+    register_env("tried/Small", Mine, size=2)
+    env = make("tried/Small")
     assert (type(env), env.size, env.kind) == (Mine, 2, "plain")
-    env = make("mine/Small", size=5, kind="other")
+    env = make("tried/Small", size=5, kind="other")
     assert (env.size, env.kind) == (5, "other")
-    register_env("mine/Repeat", "hippodrome.envs.popgym.repeat_previous:RepeatPrevious", k=7)
-    assert make("mine/Repeat").k == 7
-    assert list_envs("mine") == ["mine/Repeat", "mine/Small"]
+    register_env("tried/Repeat", "hippodrome.envs.popgym.repeat_previous:RepeatPrevious", k=7)
+    assert make("tried/Repeat").k == 7
+    assert list_envs("tried") == ["tried/Repeat", "tried/Small"]
 
 
 def test_registering_again_is_fine_unless_it_means_something_else():
