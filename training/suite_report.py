@@ -67,7 +67,10 @@ def legend(results: dict[str, Any]) -> list[str]:
         "epoch; in brackets the 95 % stratified bootstrap interval over seeds, where there are several"
     ]
     lines += [f"{agent['name']}: {agent['protocol']}" for agent in results["agents"]]
-    lines += [f"{agent['name']}: {agent['protocol']} ({agent['source']})" for agent in results["published"]]
+    published: dict[str, list[str]] = {}
+    for agent in results["published"]:
+        published.setdefault(f"{agent['protocol']} ({agent['source']})", []).append(agent["name"])
+    lines += [f"{', '.join(names)}: {protocol}" for protocol, names in published.items()]
     for agent in results["agents"]:
         lines += [f"{agent['name']}: {env_id} failed: {reason}" for env_id, reason in agent.get("failed", {}).items()]
     return lines

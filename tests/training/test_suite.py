@@ -249,6 +249,11 @@ def test_markdown_names_the_command():
         "published": [],
     }
     text = result_markdown(results)
+    published = [
+        {**agent, "name": name, "source": "there", "aggregate": None, "aggregate_mmer": None, "published": True}
+        for name in ("A", "B")
+    ]
+    assert "- A, B: p (there)" in result_markdown({**results, "published": published}), "said once, not for each"
     assert "    hippodrome suite s" in text
     assert "| popgym/X | published | - | - | - | - |" in text
     assert "| ours | 0.500 | - |" in text
