@@ -38,14 +38,20 @@ class TrainedAgent:
 
     def prepare(self, folder: Path, environments: Sequence[str]) -> None:
         """Check every configuration, and that the folder was not begun with another one, before any training."""
-        errors = []
+        found: dict[str, list[str]] = {}
         for env_id in environments:
             try:
                 check_config(self._config_of(env_id))
             except ConfigError as error:
-                errors += [f"{env_id}: {each}" for each in error.errors]
-        if errors:
-            raise ConfigError(errors)
+                for message in error.errors:
+                    found.setdefault(message, []).append(env_id)
+        if found:
+            raise ConfigError(
+                [
+                    message if len(where) == len(environments) else f"{', '.join(where)}: {message}"
+                    for message, where in found.items()
+                ]
+            )
         _prepare_folder(folder)
         saved = folder / "suite_config.yaml"
         if saved.exists():
