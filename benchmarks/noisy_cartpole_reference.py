@@ -26,29 +26,27 @@ from hippodrome.envs.popgym.cartpole import (
     integrate,
 )
 
-STEPS, SIGMA, FORCE = 200, 0.3, 10.0
+STEPS, SIGMA = 200, 0.3
 # x, x_dot and theta_dot gains over the theta gain; log factor of the angle's noise in the filter, log of its process
 # noise, log factor of its initial variance.
 FIRST = np.array([0.0, 0.0, 0.3, 0.0, -6.0, 0.0])
 SPREAD = np.array([0.05, 0.1, 0.2, 0.3, 1.0, 1.0])
 
 
-def linear_model() -> tuple[np.ndarray, np.ndarray]:
-    """(A, B) of s' = A s + B F for s = (x, x_dot, theta, theta_dot) near upright."""
+def linear_model() -> np.ndarray:
+    """A of s' = A s for s = (x, x_dot, theta, theta_dot) near upright, without a push."""
     length = HALF_LENGTH * (4 / 3 - POLE_MASS / TOTAL_MASS)
     coupling = POLE_MASS * HALF_LENGTH / TOTAL_MASS
-    A, B = np.eye(4), np.zeros(4)
+    A = np.eye(4)
     A[0, 1] = A[2, 3] = TIME_STEP
     A[3, 2] = TIME_STEP * GRAVITY / length
     A[1, 2] = -coupling * A[3, 2]
-    B[3] = -TIME_STEP / (TOTAL_MASS * length)
-    B[1] = TIME_STEP / TOTAL_MASS - coupling * B[3]
-    return A, B
+    return A
 
 
 def mean_return(parameters: jax.Array, key: jax.Array, episodes: int) -> jax.Array:
     """Mean return of the controller with these parameters."""
-    A, _ = map(jnp.asarray, linear_model())
+    A = jnp.asarray(linear_model())
     gains = jnp.array([parameters[0], parameters[1], 1.0, parameters[2]])
     seen = jnp.eye(4)[jnp.array([0, 2])]
     R = SIGMA**2 * jnp.diag(jnp.array([1.0, jnp.exp(2 * parameters[3])]))

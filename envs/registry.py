@@ -64,8 +64,10 @@ def make(env_id: str, **kwargs: Any) -> Any:
     try:
         return factory(**{**defaults, **kwargs})
     except TypeError as error:
-        known = ", ".join(_argument_names(factory)) or "none"
-        raise ValueError(f"env {env_id!r} cannot be made with {kwargs!r}; its arguments: {known}") from error
+        known = _argument_names(factory)
+        # An error from within the constructor must not be taken for a wrong name.
+        reason = f"its arguments: {', '.join(known) or 'none'}" if set(kwargs) - set(known) else str(error)
+        raise ValueError(f"env {env_id!r} cannot be made with {kwargs!r}; {reason}") from error
 
 
 def _argument_names(factory: Callable[..., Any]) -> list[str]:

@@ -64,6 +64,8 @@ def test_unknown_ids_get_suggestions(wrong, suggested):
 def test_wrong_arguments_name_the_environment():
     with pytest.raises(ValueError, match=r"cannot be made with {'kk': 3}; its arguments: num_decks, k"):
         make("popgym/RepeatPreviousEasy", kk=3)
+    with pytest.raises(ValueError, match=r"cannot be made .*not supported between"):
+        make("popgym/RepeatPreviousEasy", k="three")
 
 
 def test_unavailable_ids_say_why_and_are_not_listed():
