@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import json
 import logging
 import os
@@ -97,6 +98,12 @@ def _reporting(command: Callable[[list[str]], int], arguments: list[str]) -> int
 
     try:
         return command(arguments)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}; what was saved before is intact", file=sys.stderr)
+        return 1
     except HippodromeError as error:
         interrupted = error.exit_code == 130
         print(str(error) if interrupted else f"error: {error}", file=sys.stderr)
@@ -137,8 +144,8 @@ def _evaluate(arguments: list[str]) -> int:
     known = parser.parse_args(arguments)
     if known.episodes < 1:
         parser.error(f"--episodes {known.episodes} must be at least 1")
-    if known.seed < 0:
-        parser.error(f"--seed {known.seed} must be at least 0")
+    if not 0 <= known.seed < 2**32:
+        parser.error(f"--seed {known.seed} must be from 0 to {2**32 - 1}")
     if known.step not in ("best", "last") and not known.step.isdecimal():
         parser.error(f"--step {known.step!r} must be best, last or the number of a checkpoint")
     from hippodrome.training.plugins import load_plugins

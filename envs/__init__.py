@@ -4,7 +4,7 @@ from .checks import EnvCheckError, check_env
 from .core import Environment, EnvParams, EnvState, Outcome, Timestep, null_action
 from .registry import list_envs, make, register_env, register_unavailable
 from .spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple, flat_spaces, to_gymnasium
-from .vector import VectorEnv, VectorState, environment_keys
+from .vector import VectorEnv, VectorState, check_batch, environment_keys
 
 __all__ = [
     "Box",
@@ -21,6 +21,7 @@ __all__ = [
     "Tuple",
     "VectorEnv",
     "VectorState",
+    "check_batch",
     "check_env",
     "environment_keys",
     "flat_spaces",

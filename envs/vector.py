@@ -12,6 +12,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from .core import Outcome, Timestep, null_action
+from .spaces import Box, Space, flat_spaces
 
 
 @struct.dataclass
@@ -67,7 +68,12 @@ class VectorEnv:
         return jax.vmap(self._reset_one)(keys)
 
     def step(self, state: VectorState, action: Any) -> tuple[VectorState, Outcome]:
-        """Takes one action (leaves `[B, ...]`) in every environment; begins a new episode where one ended."""
+        """Takes one action (leaves `[B, ...]`) in every environment; begins a new episode where one ended.
+
+        Raises:
+            ValueError: for an action of another shape, or of floats where the space is discrete.
+        """
+        check_batch("action", action, self.action_space, state.episode_length.shape[0])
         return jax.vmap(self._step_one)(state, action)
 
     def begin_rollout(self, state: VectorState) -> VectorState:
@@ -149,6 +155,22 @@ class VectorEnv:
 def environment_keys(key: Key[Array, ""], first: Int[Array, ""] | int, num_envs: int) -> Key[Array, " B"]:
     """One key per environment, folded from its global index `first + i`: the same however they are split."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(num_envs))
+
+
+def check_batch(what: str, value: Any, space: Space, num_envs: int) -> None:
+    """Raise ValueError unless `value` is an element of `space` for each of `num_envs` environments, by shape and kind.
+
+    Values out of the space's bounds cannot be seen before the program runs.
+    """
+    parts, leaves = flat_spaces(space), jax.tree.leaves(value)
+    if len(leaves) != len(parts):
+        raise ValueError(f"{what} has {len(leaves)} arrays, expected {len(parts)}, one for each part of {space!r}")
+    for part, leaf in zip(parts, leaves, strict=True):
+        wanted = (num_envs, *part.shape)
+        if jnp.shape(leaf) != wanted:
+            raise ValueError(f"{what} has shape {jnp.shape(leaf)}, expected {wanted}: one {part!r} per environment")
+        if not isinstance(part, Box) and not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
+            raise ValueError(f"{what} has dtype {jnp.result_type(leaf)}, expected integers for {part!r}")
 
 
 def _where(condition: Bool[Array, ""], new: Any, old: Any) -> Any:

@@ -8,8 +8,10 @@ disk and renamed, so a folder of that name is complete unless it was damaged lat
 import contextlib
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -170,12 +172,20 @@ class Checkpointer:
         previous = self.steps()
         kept = f"the previous checkpoint (step {previous[-1]}) is intact" if previous else "there is no earlier one"
         # tensorstore's message begins with the paths it was at and ends with what the system said
-        reason = error.strerror if isinstance(error, OSError) else str(error).rpartition(": ")[2].strip()
+        reason = error.strerror if isinstance(error, OSError) else str(error).rpartition(": ")[2]
+        reason = (reason or "").partition(" [os_error")[0].strip()
         reason = reason or type(error).__name__
         return (
             f"the checkpoint of step {step} could not be written to {self.folder} ({reason}); {kept}. Make sure the "
-            f"folder can be written and has {megabytes:.1f} MB free, then go on with `hippodrome train --resume RUN`"
+            f"folder can be written and has about {2 * megabytes:.1f} MB free, then go on with `hippodrome train "
+            f"--resume {self.folder.parent}`"
         )
+
+
+def _show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's own way, but for what threads of tensorstore report to an event loop that a failed save has closed."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextlib.contextmanager
@@ -184,6 +194,8 @@ def _orbax() -> Iterator[ocp.PyTreeCheckpointer]:
     absl = logging.getLogger("absl")
     level = absl.level
     absl.setLevel(logging.CRITICAL)
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _show_error  # to stay: the threads report even after the error
     try:
         with ocp.PyTreeCheckpointer() as orbax:
             yield orbax

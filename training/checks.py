@@ -8,6 +8,9 @@ from typing import Any
 from .errors import ConfigError, unknown_name
 from .schema import EnvConfig, TrainConfig
 
+# A key is made of 32 bits: a larger seed would silently be that of its remainder.
+MAX_SEED = 2**32 - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -30,7 +33,7 @@ def check_config(config: TrainConfig) -> None:
 
 def problems(config: TrainConfig) -> list[Problem]:
     """Every broken rule between the fields of a configuration, the environment and this machine."""
-    return [*_batch_problems(config), *_device_problems(config), *_env_problems(config.env)]
+    return [*_seed_problems(config), *_batch_problems(config), *_device_problems(config), *_env_problems(config.env)]
 
 
 def build_env(config: EnvConfig) -> tuple[Any, Any]:
@@ -53,6 +56,18 @@ def build_env(config: EnvConfig) -> tuple[Any, Any]:
     if wrong:
         raise ConfigError(wrong)
     return env, dataclasses.replace(params, **config.params)
+
+
+def _seed_problems(config: TrainConfig) -> list[Problem]:
+    found = []
+    last = config.seed + config.num_seeds - 1
+    if last > MAX_SEED:
+        message = f"seed={config.seed} must be such that the last seed, {last}, is at most {MAX_SEED}"
+        found.append(Problem(message, ("seed", "num_seeds")))
+    if config.evaluation.seed > MAX_SEED:
+        message = f"evaluation.seed={config.evaluation.seed} must be at most {MAX_SEED}"
+        found.append(Problem(message, ("evaluation.seed",)))
+    return found
 
 
 def _batch_problems(config: TrainConfig) -> list[Problem]:

@@ -16,9 +16,10 @@ from rich.table import Table
 
 from .checkpoint import Checkpointer
 from .checkpoint_files import write_json
+from .checks import MAX_SEED
 from .config import EnvConfig, TrainConfig, load_config
 from .episodes import agent_episodes, policy_episodes, require_ended
-from .errors import ConfigError
+from .errors import ConfigError, RunFolderError
 from .policy import Policy
 from .statistics import summarize_returns
 from .step import Experiment, TrainState, make_environment, make_experiment, state_template
@@ -43,7 +44,7 @@ def load_policy(
         CheckpointError: if it has no such checkpoint.
     """
     config = load_config(run)
-    experiment, state = restore_run(run, config, step)
+    experiment, state, _ = restore_run(run, config, step)
     params = _chosen_params(state, step)
     if config.num_seeds > 1:
         scores = np.where(np.asarray(state.failed_update) < 0, np.asarray(state.best.score), -np.inf)
@@ -53,7 +54,7 @@ def load_policy(
         params = jax.tree.map(lambda leaf: leaf[index], params)
     elif train_seed not in ("best", 0):
         raise ConfigError(f"train_seed={train_seed} must be 0: the run has one seed")
-    return Policy(experiment.agent, params, experiment.envs.action_space)
+    return Policy(experiment.agent, params, experiment.envs.observation_space, experiment.envs.action_space)
 
 
 def evaluate(
@@ -81,15 +82,22 @@ def evaluate(
     """
     if episodes < 1:
         raise ConfigError(f"episodes={episodes} must be at least 1")
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed={seed} must be from 0 to {MAX_SEED}")
     key = jax.random.key(seed)
     if not Path(target).is_dir() and ":" in str(target):
-        return _evaluate_callable(str(target), env, episodes, key)
+        return {**_evaluate_callable(str(target), env, episodes, key), "evaluation_seed": seed}
     config = load_config(target)
-    experiment, state = restore_run(target, config, step)
+    experiment, state, metadata = restore_run(target, config, step)
     env_config = config.env if env is None or env == config.env.id else EnvConfig(id=env)
     envs = make_environment(env_config, num_steps=1)
     _require_same_spaces(experiment, envs, config.env.id, env_config.id)
-    result = {**evaluate_state(experiment, envs, state, config, key, episodes, step), "env": env_config.id}
+    result = {
+        **evaluate_state(experiment, envs, state, config, key, episodes, step),
+        "env": env_config.id,
+        "update": metadata["update"],
+        "evaluation_seed": seed,
+    }
     save_evaluation(target, config, result)
     return result
 
@@ -124,16 +132,17 @@ def evaluate_state(
     return {"env": config.env.id, "checkpoint": step, **summary}
 
 
-def restore_run(run: str | Path, config: TrainConfig, step: CheckpointChoice) -> tuple[Experiment, TrainState]:
-    """The experiment of a run and the state of one of its checkpoints, on one device."""
+def restore_run(
+    run: str | Path, config: TrainConfig, step: CheckpointChoice
+) -> tuple[Experiment, TrainState, dict[str, Any]]:
+    """The experiment of a run, and the state of one of its checkpoints with its metadata, on one device."""
     experiment = make_experiment(dataclasses.replace(config, num_devices=1))
     checkpointer = Checkpointer(Path(run) / "checkpoints", keep=config.checkpoint.keep)
     # Every checkpoint carries the best parameters so far, so the newest one has the best of the run.
     number = step if isinstance(step, int) else None
     if number is not None and number not in checkpointer.steps():
         raise ConfigError(f"step={number} must be a checkpoint of {run}; there: {checkpointer.steps() or 'none'}")
-    state, _ = checkpointer.restore(state_template(experiment, config), step=number)
-    return experiment, state
+    return experiment, *checkpointer.restore(state_template(experiment, config), step=number)
 
 
 def evaluation_table(result: dict[str, Any]) -> Table:
@@ -152,7 +161,10 @@ def save_evaluation(run: str | Path, config: TrainConfig, result: dict[str, Any]
     """Writes a result to its run folder: evaluation.json, or evaluation-<env>.json for another environment."""
     env_id = result["env"]
     name = "evaluation.json" if env_id == config.env.id else f"evaluation-{env_id.replace('/', '-')}.json"
-    write_json(Path(run) / name, result)
+    try:
+        write_json(Path(run) / name, result)
+    except OSError as error:
+        raise RunFolderError(f"{Path(run) / name} cannot be written: {error.strerror}") from error
     return Path(run) / name
 
 

@@ -14,7 +14,7 @@ from .checkpoint import Checkpointer
 from .checks import check_config
 from .config import TrainConfig, config_differences, load_config, save_config
 from .curve import draw_learning_curve
-from .errors import ConfigError, TrainingError, TrainingInterrupted
+from .errors import ConfigError, RunFolderError, TrainingError, TrainingInterrupted
 from .evaluation import evaluate_state, evaluation_table, load_policy, save_evaluation
 from .interrupt import interrupt_flag
 from .metrics import MetricsWriter, summarize_updates
@@ -77,8 +77,13 @@ def train(
     if resume is None and config.init_from is not None:
         given = _given_params(Path(config.init_from), config, experiment)
     run = _Run(config, experiment, _folder(config, run_dir, resume))
-    save_config(config, run.folder / "config.yaml")
-    write_environment(run.folder, command)
+    try:
+        save_config(config, run.folder / "config.yaml")
+        write_environment(run.folder, command)
+    except OSError as error:
+        raise RunFolderError(
+            f"run folder {run.folder} cannot be written: {error.strerror}; nothing in it was changed"
+        ) from error
     if resume is None:
         run.begin(given)
     else:
@@ -178,19 +183,23 @@ class _Run:
 
     def finish(self) -> None:
         """Evaluates the final policy, writes evaluation.json and the learning curve, and prints the table."""
-        draw_learning_curve(self.folder, title=self.config.env.id)
+        try:
+            draw_learning_curve(self.folder, title=self.config.env.id)
+        except OSError as error:
+            print(f"the learning curve cannot be written: {error.strerror}", file=sys.stderr)
         episodes = self.config.evaluation.episodes
         print(f"evaluating: {episodes} episodes, deterministic and sampled", file=sys.stderr)
         result = self._evaluation()
-        save_evaluation(self.folder, self.config, result)
         console = table_console()
         console.print(evaluation_table(result))
+        save_evaluation(self.folder, self.config, result)
         console.print(f"run folder: {self.folder}", highlight=False, soft_wrap=True)
 
     def _evaluation(self) -> dict[str, Any]:
         envs = make_environment(self.config.env, num_steps=1)
         key = jax.random.key(self.config.evaluation.seed)
-        return evaluate_state(self.experiment, envs, self.state, self.config, key, self.config.evaluation.episodes)
+        result = evaluate_state(self.experiment, envs, self.state, self.config, key, self.config.evaluation.episodes)
+        return {**result, "update": self.update, "evaluation_seed": self.config.evaluation.seed}
 
     def _evaluate_now(self, writer: MetricsWriter, last: bool) -> None:
         every = self.config.evaluation.every_updates

@@ -6,14 +6,14 @@ Legend: `S` seeds.
 import json
 import math
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .errors import RunFolderError, TrainingError
+from .errors import RunFolderError
+from .events import EventWriter, cannot_write
 
 METRICS_FILE = "metrics.jsonl"
 SUMMED = frozenset({"episodes"})
@@ -33,6 +33,7 @@ class MetricsWriter:
 
     Raises:
         RunFolderError: if the folder cannot be written.
+        TrainingError: if the events cannot be written.
     """
 
     def __init__(self, folder: str | Path, tensorboard: bool, resume_step: int | None = None):
@@ -40,10 +41,11 @@ class MetricsWriter:
         kept = read_metrics(folder, up_to=resume_step) if resume_step is not None else []
         try:
             _replace_lines(self.path, kept)
-            self._file = self.path.open("a", encoding="utf-8")
+            # Unbuffered: after a failed write nothing is left that closing would try to write again.
+            self._file = self.path.open("ab", buffering=0)
         except OSError as error:
             raise RunFolderError(f"{self.path} cannot be written: {error.strerror}") from error
-        self._events = _event_writer(folder, resume_step) if tensorboard else None
+        self._events = EventWriter(folder, resume_step) if tensorboard else None
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -62,18 +64,14 @@ class MetricsWriter:
         """
         row = log_point(values)
         try:
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
-            self._file.flush()
+            self._file.write(f"{json.dumps(row, allow_nan=False)}\n".encode())
         except OSError as error:
-            raise TrainingError(
-                f"{self.path} cannot be written: {error.strerror}; free some space and go on with "
-                "`hippodrome train --resume RUN`"
-            ) from error
+            raise cannot_write(self.path.parent, error) from error
         self._write_events(row)
         return row
 
     def close(self) -> None:
-        """Flush everything and close the files."""
+        """Close the files; what was written is flushed already."""
         self._file.close()
         if self._events is not None:
             self._events.close()
@@ -85,9 +83,7 @@ class MetricsWriter:
         scalars = {name: value for name, value in row.items() if name not in ("env_steps", "per_seed")}
         for name, values in row.get("per_seed", {}).items():
             scalars |= {f"per_seed/{name}/{index}": value for index, value in enumerate(values)}
-        for name, value in scalars.items():
-            if isinstance(value, int | float):
-                self._events.add_scalar(name, value, step, walltime=time.time())
+        self._events.write({name: value for name, value in scalars.items() if isinstance(value, int | float)}, step)
 
 
 def log_point(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,14 +140,6 @@ def _replace_lines(path: Path, rows: list[dict[str, Any]]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-def _event_writer(folder: str | Path, resume_step: int | None) -> Any:
-    from tensorboardX import SummaryWriter
-
-    # The name holds the time in whole seconds: without the step, a quick resume would overwrite the file before.
-    purge_step = None if resume_step is None else resume_step + 1
-    return SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=f".{purge_step or 0}")
 
 
 def _json_number(value: Any) -> Any:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import tyro
 
+from hippodrome.memory.registry import LayerList
+
 from .errors import ConfigError, nearest_name, unknown_name
 from .schema import TrainConfig
 from .validation import DEFAULT_KINDS, kind_of, kind_type, known_kinds
@@ -235,6 +237,18 @@ def _registry(default: TrainConfig, read_word: Callable[[str], Any]) -> tyro.con
             instance_from_str=lambda words: _mapping(words, read_word),
             is_instance=lambda value: isinstance(value, dict),
             str_from_instance=lambda value: [f"{name}={each}" for name, each in value.items()],
+        )
+
+    @registry.primitive_rule
+    def layers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if info.type != LayerList:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs="+",
+            metavar="KIND|{kind: KIND, FIELD: VALUE} ...",
+            instance_from_str=lambda words: tuple(read_word(word) for word in words),
+            is_instance=lambda value: isinstance(value, tuple),
+            str_from_instance=lambda value: [str(each) for each in value],
         )
 
     @registry.primitive_rule

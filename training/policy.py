@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Key
 
 from hippodrome.agents import Agent
-from hippodrome.envs import Timestep, null_action
+from hippodrome.envs import Timestep, check_batch, null_action
 
 
 @struct.dataclass
@@ -33,12 +33,13 @@ class Policy:
     Args:
         agent: its pure functions.
         params: its parameters.
-        action_space: of the environment, for the null action.
+        observation_space, action_space: of the environment, to check what is given and for the null action.
     """
 
-    def __init__(self, agent: Agent, params: Any, action_space: Any):
+    def __init__(self, agent: Agent, params: Any, observation_space: Any, action_space: Any):
         self.agent = agent
         self.params = params
+        self.observation_space = observation_space
         self.action_space = action_space
 
     def initial_carry(self, num_envs: int) -> PolicyCarry:
@@ -65,12 +66,14 @@ class Policy:
             key: to sample the action; without one it is the most likely one.
 
         Raises:
-            ValueError: if `reset` has not one flag for each environment of the carry.
+            ValueError: if `reset` has not one flag for each environment of the carry, or `observation` is not an
+                element of the space for each.
         """
         reset = jnp.asarray(reset, bool)
         num_envs = jax.tree.leaves(carry.previous_action)[0].shape[0]
         if reset.shape != (num_envs,):
             raise ValueError(f"reset has shape {reset.shape}, expected ({num_envs},), one flag for each environment")
+        check_batch("observation", observation, self.observation_space, num_envs)
         return _step(self.agent, self.action_space, self.params, carry, observation, reward, reset, key)
 
 

@@ -47,16 +47,26 @@ def read_suite(name: str) -> Suite:
     is_file = name.endswith((".yaml", ".yml"))
     content = read_yaml(Path(name)) if is_file else load_suite(name)
     environments = content.get("environments")
-    if not isinstance(environments, list) or not environments or set(content) - {"environments", "references"}:
-        raise ConfigError("must have a list `environments`, may have `references`, and nothing else", name)
-    known = list_envs()
-    unknown = [unknown_name("environments:", each, known) for each in environments if each not in known]
-    if unknown:
-        raise ConfigError(unknown, name)
+    keys = ["environments", "references"]
+    errors = [unknown_name("key", key, keys) for key in content if key not in keys]
+    if "environments" not in content:
+        errors.append("key 'environments' is missing: a list of ids")
+    elif not isinstance(environments, list) or not environments:
+        errors.append(f"environments={environments!r} must be a list of ids, at least one")
+    else:
+        known = list_envs()
+        errors += [unknown_name("environments:", each, known) for each in environments if each not in known]
+        errors += [f"environments: {each!r} is listed twice" for each in _repeated(environments)]
+    if errors:
+        raise ConfigError(errors, name)
     references = load_suite("references")["references"] | (content.get("references") or {})
     check_references(environments, references)
     title = Path(name).stem if is_file else name
     return Suite(title, tuple(environments), references, load_suite("baselines")["agents"])
+
+
+def _repeated(values: list[Any]) -> list[Any]:
+    return [each for index, each in enumerate(values) if each in values[:index] and each not in values[index + 1 :]]
 
 
 def run_suite(
@@ -136,7 +146,8 @@ def _collect(suite: Suite, agent: TrainedAgent | PolicyAgent, folder: Path) -> t
 
     found, failed = {}, {}
     for index, env_id in enumerate(suite.environments, start=1):
-        print(f"[{index}/{len(suite.environments)}] {env_id}", file=sys.stderr)
+        done = " (finished before)" if agent.is_finished(folder / env_id.replace("/", "-")) else ""
+        print(f"[{index}/{len(suite.environments)}] {env_id}{done}", file=sys.stderr)
         try:
             # Tables that training prints are no part of the result.
             with contextlib.redirect_stdout(sys.stderr):

@@ -63,9 +63,13 @@ class TrainedAgent:
                 )
         save_config(self.config, saved)
 
+    def is_finished(self, folder: Path) -> bool:
+        """Whether an earlier call has trained and evaluated in `folder`."""
+        return read_json(folder / "evaluation.json") is not None
+
     def score(self, env_id: str, folder: Path) -> dict[str, Any]:
         """Train in `folder`, from where it is, and return the numbers of each seed."""
-        if read_json(folder / "evaluation.json") is None:
+        if not self.is_finished(folder):
             self._train(env_id, folder)
         result = read_json(folder / "evaluation.json")
         if result["episodes"] != self.config.evaluation.episodes:
@@ -102,6 +106,10 @@ class PolicyAgent:
         """Import the policy's module, and make the folder."""
         import_module(self.target.partition(":")[0])
         _prepare_folder(folder)
+
+    def is_finished(self, folder: Path) -> bool:
+        """False: nothing is kept."""
+        return False
 
     def score(self, env_id: str, folder: Path) -> dict[str, Any]:
         """Evaluate on one environment."""

@@ -199,5 +199,9 @@ def test_params_and_bad_num_steps():
     state = jax.jit(vector.reset)(jax.random.split(jax.random.key(0), 2))
     _, outcome = jax.jit(vector.step)(state, jnp.zeros(2, int))
     assert outcome.truncated.all()
+    with pytest.raises(ValueError, match=r"action has shape \(3,\), expected \(2,\)"):
+        vector.step(state, jnp.zeros(3, int))
+    with pytest.raises(ValueError, match="action has dtype float32, expected integers"):
+        vector.step(state, jnp.zeros(2))
     with pytest.raises(ValueError, match="num_steps=0 must be at least 1"):
         VectorEnv(Count(), num_steps=0)

@@ -78,7 +78,10 @@ def test_evaluation_of_a_run_is_repeatable_and_written(run):
     first = evaluate(folder, episodes=8, seed=1)
     assert first == evaluate(folder, episodes=8, seed=1)
     assert json.loads((folder / "evaluation.json").read_text()) == first
+    assert first["evaluation_seed"] == 1 and first["update"] > 0
     assert first["seeds"] == 2 and len(first["return"]["per_seed"]) == 2
+    with pytest.raises(ConfigError, match="seed=4294967296 must be from 0 to 4294967295"):
+        evaluate(folder, episodes=8, seed=2**32)
     assert first["return"]["per_seed"] != evaluate(folder, episodes=8, seed=2)["return"]["per_seed"]
 
 
@@ -126,6 +129,8 @@ def test_policy_samples_with_a_key_and_refuses_a_wrong_reset(run):
     assert len(np.unique(sampled)) > 1
     with pytest.raises(ValueError, match=r"reset has shape \(2,\), expected \(64,\)"):
         policy(carry, observation, jnp.zeros(64), jnp.ones(2, bool))
+    with pytest.raises(ValueError, match=r"observation has shape \(64, 1\), expected \(64,\)"):
+        policy(carry, observation[:, None], jnp.zeros(64), reset)
 
 
 def test_seed_and_run_that_are_not_there(run, tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -96,19 +97,21 @@ def test_tensorboard_events_hold_the_same_numbers(tmp_path):
     assert [(each.step, each.value) for each in events.Scalars("loss")] == [(8, 2.0), (16, 2.0), (24, 5.0)]
 
 
-def test_a_log_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(RunFolderError, match=r"metrics\.jsonl cannot be written"):
         MetricsWriter(tmp_path / "missing", tensorboard=False)
-    with MetricsWriter(tmp_path, tensorboard=False) as writer:
-
-        def no_space():
-            raise OSError(28, os.strerror(28))
-
-        monkeypatch.setattr(
-            writer, "_file", type("Full", (), {"write": lambda *_: no_space(), "close": lambda _: None})()
-        )
+    with Path("/dev/full").open("ab", buffering=0) as full, MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer._file = full
         with pytest.raises(TrainingError, match=r"No space left on device.*--resume"):
             writer.write({"env_steps": 8})
+
+
+def test_a_disk_full_for_the_events_is_an_error_and_not_a_wait(tmp_path):
+    # tensorboardX's SummaryWriter stands still for ever here, once its queue of ten is full.
+    with Path("/dev/full").open("wb", buffering=0) as full, MetricsWriter(tmp_path, tensorboard=True) as writer:
+        writer._events._events._py_recordio_writer._writer = full
+        with pytest.raises(TrainingError, match=r"No space left on device.*--resume"):
+            writer.write({"env_steps": 8, "loss": 1.0})
 
 
 @pytest.mark.parametrize("returns", [[], [0.1, 0.5], [[0.1, 0.3], [0.5, float("nan")]]])

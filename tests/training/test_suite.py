@@ -104,9 +104,16 @@ def test_a_suite_of_ones_own_is_a_file(tmp_path):
     path.write_text("environments: [popgym/RepeatFirstEazy]")
     with pytest.raises(ConfigError, match="did you mean 'popgym/RepeatFirstEasy'"):
         read_suite(str(path))
-    path.write_text("environments: []")
-    with pytest.raises(ConfigError, match="must have a list `environments`"):
-        read_suite(str(path))
+    for text, message in (
+        ("environments: []", r"environments=\[\] must be a list of ids, at least one"),
+        ("environments: popgym/RepeatFirstEasy", "environments='popgym/RepeatFirstEasy' must be a list"),
+        ("environmnts: [popgym/RepeatFirstEasy]", "did you mean 'environments'"),
+        ("", "'environments' is missing"),
+        ("environments: [popgym/RepeatFirstEasy, popgym/RepeatFirstEasy]", "RepeatFirstEasy' is listed twice"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_suite(str(path))
     with pytest.raises(ConfigError, match="did you mean 'popgym-easy'"):
         read_suite("popgym-esy")
 
