@@ -3,7 +3,7 @@
 Legend: T steps, *batch any batch axes, d_in width of the input, d_model width of the output.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,33 @@ from .core import Carry, Dense, check_sequence, check_step, check_width
 from .errors import check_fields
 
 
+class GRUGate(nn.Module):
+    """A residual connection that is a GRU over depth (GTrXL), near the identity at init.
+
+    r = sigmoid(W_r w + U_r x),  z = sigmoid(W_z w + U_z x - 2),  h = tanh(W_h w + U_h (r * x))
+    y = (1 - z) * x + z * h
+
+    Source: Parisotto et al. 2020, "Stabilizing transformers for reinforcement learning", section 3.2.
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... n"], w: Float[Array, "... n"]) -> Float[Array, "... n"]:
+        """Combine the stream x with the output w of a layer."""
+        width = x.shape[-1]
+        r_w, z_w, h_w = jnp.split(Dense(3 * width, use_bias=False, name="from_layer")(w), 3, axis=-1)
+        r_x, z_x = jnp.split(Dense(2 * width, use_bias=False, name="from_stream")(x), 2, axis=-1)
+        bias = self.param("bias", nn.initializers.constant(2.0), (width,))
+        z = nn.sigmoid(z_w + z_x - bias)
+        h = jnp.tanh(h_w + Dense(width, use_bias=False, name="candidate")(nn.sigmoid(r_w + r_x) * x))
+        return ((1.0 - z) * x + z * h).astype(x.dtype)
+
+
 class ResidualBlock(nn.Module):
     """One memory layer with normalisation, activation, gate and residual connection.
 
     u = norm(x) ("pre") or x;  v = activation(layer(u))
     w = Dense1(v) * sigmoid(Dense2(v)) ("full"), v * sigmoid(Dense(v)) ("half") or v ("none")
-    y = x + w, or norm(x + w) ("post")
+    y = x + w ("add") or GRUGate(x, w) ("gru");  with norm "post" y = norm(y)
 
     norm is layer normalisation over features. The block needs d_in = d_model for the residual sum.
     Raises ValueError for a field outside its choices. Source: Smith et al. 2023 (S5), appendix G.1; GLU: Dauphin 2017.
@@ -30,6 +51,7 @@ class ResidualBlock(nn.Module):
     norm: Annotated[Literal["pre", "post", "none"], Doc("layer normalisation before, after or nowhere")] = "pre"
     activation: Annotated[Literal["gelu", "none"], Doc("applied to the output of the memory layer")] = "gelu"
     glu: Annotated[Literal["full", "half", "none"], Doc("gated linear unit after the activation")] = "half"
+    residual: Annotated[Literal["add", "gru"], Doc("sum with the input, or the gate of GTrXL")] = "add"
 
     def __post_init__(self):
         check_fields(self)
@@ -42,6 +64,8 @@ class ResidualBlock(nn.Module):
             self.gate = Dense(self.layer.d_model)
         elif self.glu == "full":
             self.value_and_gate = Dense(2 * self.layer.d_model)
+        if self.residual == "gru":
+            self.residual_gate = GRUGate()
 
     @property
     def d_model(self) -> int:
@@ -84,8 +108,60 @@ class ResidualBlock(nn.Module):
             # One product of twice the width: faster than two for the few rows of a rollout's step.
             value, gate = jnp.split(self.value_and_gate(v), 2, axis=-1)
             v = value * nn.sigmoid(gate)
-        y = x + v
+        y = self.residual_gate(x, v) if self.residual == "gru" else x + v
         return carry, (self.normalisation(y) if self.norm == "post" else y).astype(x.dtype)
+
+
+class Parallel(nn.Module):
+    """Layers side by side on the same input, as heads of attention beside heads of a state-space model.
+
+    y = sum_i scale_i * rms_norm(layer_i(x)) / number of layers
+
+    A layer like any other; the carry is the tuple of the carries. All layers have one d_model. Raises ValueError for
+    layers that do not fit together. Source: Dong et al. 2024, "Hymba: a hybrid-head architecture", section 2.1.
+    """
+
+    layers: tuple[nn.Module, ...]
+
+    default_activation: ClassVar[str] = "none"
+
+    def __post_init__(self):
+        _one_width(self)
+        super().__post_init__()
+
+    def setup(self):
+        self.normalisations = [nn.RMSNorm(epsilon=1e-5) for _ in self.layers]
+
+    @property
+    def d_model(self) -> int:
+        """Width of the output."""
+        return self.layers[0].d_model
+
+    def initial_carry(self, batch_shape: tuple[int, ...]) -> tuple[Carry, ...]:
+        """The tuple of the initial carries of the layers."""
+        return tuple(layer.initial_carry(batch_shape) for layer in self.layers)
+
+    def __call__(
+        self, carry: tuple[Carry, ...], x: Float[Array, "T *batch d_in"], reset: Bool[Array, "T *batch"]
+    ) -> tuple[tuple[Carry, ...], Float[Array, "T *batch d_model"]]:
+        """The whole sequence."""
+        check_sequence(self, carry, x, reset)
+        return self._side_by_side([layer.__call__ for layer in self.layers], carry, x, reset)
+
+    def step(
+        self, carry: tuple[Carry, ...], x: Float[Array, "*batch d_in"], reset: Bool[Array, "*batch"]
+    ) -> tuple[tuple[Carry, ...], Float[Array, "*batch d_model"]]:
+        """One step."""
+        check_step(self, carry, x, reset)
+        return self._side_by_side([layer.step for layer in self.layers], carry, x, reset)
+
+    def _side_by_side(self, runs, carry, x, reset):
+        carries, outputs = zip(*(run(each, x, reset) for run, each in zip(runs, carry, strict=True)), strict=True)
+        normalised = [norm(y) for norm, y in zip(self.normalisations, outputs, strict=True)]
+        # Where one layer is not finite no gradient enters the others: in their matrix products 0 * nan would spread it
+        # over steps that a reset keeps apart.
+        sound = jnp.stack([jnp.isfinite(y).all(-1, keepdims=True) for y in normalised]).all(0)
+        return carries, jnp.where(sound, sum(normalised) / len(normalised), jnp.nan).astype(x.dtype)
 
 
 class Stack(nn.Module):
@@ -105,9 +181,7 @@ class Stack(nn.Module):
 
     def __post_init__(self):
         check_fields(self)
-        widths = [layer.d_model for layer in self.layers]
-        if len(set(widths)) != 1:
-            raise ValueError(f"Stack: its layers have d_model {widths}; there must be at least one, all of one width")
+        _one_width(self)
         super().__post_init__()
 
     def setup(self):
@@ -153,3 +227,12 @@ class Stack(nn.Module):
             carries.append(layer_carry)
         y = self.normalisation(y) if self.final_norm else y
         return tuple(carries), y.astype(x.dtype)
+
+
+def _one_width(owner: "Parallel | Stack") -> None:
+    """Raise ValueError unless there are layers, all of one d_model."""
+    widths = [layer.d_model for layer in owner.layers]
+    if len(set(widths)) != 1:
+        raise ValueError(
+            f"{type(owner).__name__}: its layers have d_model {widths}; there must be at least one, all of one width"
+        )

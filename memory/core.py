@@ -77,13 +77,34 @@ class Dense(nn.Module):
     """Affine map of the last axis, y = x @ kernel + bias, in the dtype of x; parameters are float32."""
 
     features: int
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "... n"]) -> Float[Array, "... m"]:
-        """Apply it to the last axis of x."""
+        """Apply it to the last axis of x. Raises ValueError for another width than at init."""
+        if self.has_variable("params", "kernel"):
+            owner = self.parent if isinstance(self.parent, nn.Module) else self
+            check_width(owner, x, self.get_variable("params", "kernel").shape[0], "the width at init")
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return (matmul(x, kernel) + bias).astype(x.dtype)
+        y = matmul(x, kernel)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,))
+        return y.astype(x.dtype)
+
+
+def split_heads(x: Float[Array, "... n"], num_heads: int) -> Float[Array, "... H n/H"]:
+    """The last axis as heads and their width."""
+    return x.reshape(*x.shape[:-1], num_heads, -1)
+
+
+def merge_heads(x: Float[Array, "... H n"]) -> Float[Array, "... H*n"]:
+    """The inverse of `split_heads`."""
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def unit_norm(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
+    """x over its Euclidean length, by the last axis."""
+    return x * jax.lax.rsqrt((x**2).sum(-1, keepdims=True) + 1e-6)
 
 
 def check_sequence(memory: Memory, carry: Carry, x: Array, reset: Array) -> None:
@@ -127,7 +148,8 @@ def _check_common(label: str, x: Array, reset: Array) -> None:
 
 
 def _check_carry(memory: Memory, carry: Carry, batch_shape: tuple[int, ...]) -> None:
-    expected = jax.eval_shape(lambda: memory.initial_carry(batch_shape))
+    # Not under eval_shape: a bound module may run its setup here, and its parameters must outlive the trace.
+    expected = memory.initial_carry(batch_shape)
     label, remedy = type(memory).__name__, f"make it with initial_carry({batch_shape})"
     structure: PyTreeDef = jax.tree.structure(carry)
     if structure != jax.tree.structure(expected):

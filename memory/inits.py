@@ -67,3 +67,25 @@ def orthogonal_blocks(key: Array, shape: tuple[int, int]) -> Float[Array, "D kD"
     keys = jax.random.split(key, columns // width)
     make = jax.nn.initializers.orthogonal()
     return jnp.concatenate([make(each, (width, width), jnp.float32) for each in keys], axis=1)
+
+
+def inverse_softplus(value: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x with softplus(x) = value."""
+    return value + jnp.log(-jnp.expm1(-value))
+
+
+def dt_bias(
+    key: Array, shape: tuple[int, ...], low: float = 0.001, high: float = 0.1, floor: float = 1e-4
+) -> Float[Array, "..."]:
+    """The bias whose softplus is a step log-uniform in [low, high], at least `floor` (Gu and Dao 2023, section 3.6)."""
+    return inverse_softplus(jnp.maximum(jnp.exp(log_uniform(key, shape, low, high)), floor))
+
+
+def ring(key: Array, size: int, r_min: float, r_max: float, max_phase: float) -> tuple[Array, Array]:
+    """(nu, theta) with exp(-nu + i theta) uniform on the ring between the radii, phase in [0, max_phase].
+
+    Source: Orvieto et al. 2023 (LRU), lemma 3.2.
+    """
+    radius_key, phase_key = jax.random.split(key)
+    squared = jax.random.uniform(radius_key, (size,), minval=r_min**2, maxval=r_max**2)
+    return -0.5 * jnp.log(squared), jax.random.uniform(phase_key, (size,), maxval=max_phase)

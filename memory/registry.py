@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax
@@ -10,8 +10,16 @@ from flax import linen as nn
 from jaxtyping import PyTree
 from typing_extensions import Doc
 
-from .blocks import ResidualBlock, Stack
+from .blocks import Parallel, ResidualBlock, Stack
 from .errors import unknown_name
+
+# Kinds made of other kinds: `layers` is a list of names, or of mappings with a `kind` and fields of that kind.
+LayerSpec = str | dict[str, Any]
+LayerList = tuple[LayerSpec, ...]
+_COMPOSITIONS: dict[str, tuple[str, LayerList]] = {
+    "hybrid": ("Different layers one after the other, each in a residual block.", ("mamba", "mlp", "attention", "mlp")),
+    "parallel": ("Different layers side by side in one residual block.", ("attention", "mamba")),
+}
 
 _CLASSES: dict[str, type[nn.Module]] = {}
 _CONFIGS: dict[str, type["MemoryConfig"]] = {}
@@ -50,7 +58,8 @@ def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
     each a type, a default and, as `Annotated[type, Doc("...")]`, a help text.
 
     Raises:
-        ValueError: for a name that is taken, or a class without d_model, initial_carry, step or defaults.
+        ValueError: for a name that is taken, a class without d_model, initial_carry, step or defaults, or a field that
+            hides a method of linen's Module.
     """
 
     def add(cls: type[nn.Module]) -> type[nn.Module]:
@@ -61,9 +70,12 @@ def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
                 f"register({name!r}): {cls.__name__} lacks {', '.join(missing) or 'the field d_model'}; "
                 "a memory is a linen module that follows the contract hippodrome.memory.Memory"
             )
-        if _CLASSES.get(name, cls) is not cls:
-            raise ValueError(f"register({name!r}): the name is taken by {_CLASSES[name].__qualname__}; choose another")
+        if _CLASSES.get(name, cls) is not cls or name in _COMPOSITIONS:
+            owner = "hippodrome" if name in _COMPOSITIONS else _CLASSES[name].__qualname__
+            raise ValueError(f"register({name!r}): the name is taken by {owner}; choose another")
         for field, (_, default) in fields.items():
+            if hasattr(nn.Module, field):
+                raise ValueError(f"register({name!r}): field {field} of {cls.__name__} hides linen's own; rename it")
             if default is dataclasses.MISSING:
                 raise ValueError(f"register({name!r}): field {field} of {cls.__name__} needs a default value")
         _CLASSES[name] = cls
@@ -74,52 +86,113 @@ def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
 
 def list_memories() -> list[str]:
     """Names of all registered memories, sorted."""
-    return sorted(_CLASSES)
+    return sorted([*_CLASSES, *_COMPOSITIONS])
 
 
 def memory_config(kind: str) -> type[MemoryConfig]:
     """The configuration type of a memory: a frozen dataclass, first field `kind: Literal[kind]`, all with defaults.
 
     Its fields are those of the layer, of `ResidualBlock` and of `Stack`, with their annotations and help texts, and
-    num_layers. Raises ValueError for an unknown kind.
+    num_layers. Those of "hybrid" and "parallel" have `layers` and d_model instead of the fields of a layer.
+    Raises ValueError for an unknown kind.
     """
-    cls = _layer_class(kind)
+    if kind not in list_memories():
+        raise ValueError(unknown_name("memory kind", kind, list_memories()))
     if kind not in _CONFIGS:
-        fields: dict[str, tuple[Any, Any]] = {
-            "kind": (Literal[kind], kind),
-            "num_layers": (Annotated[int, Doc("number of blocks in the stack")], 2),
-            **_configuration_fields(cls),
-        }
-        for outer in (ResidualBlock, Stack):
-            fields |= _configuration_fields(outer)
-        fields["activation"] = (fields["activation"][0], getattr(cls, "default_activation", "none"))
-        _CONFIGS[kind] = dataclasses.make_dataclass(
-            f"{cls.__name__}Config",
-            [(name, annotation, dataclasses.field(default=default)) for name, (annotation, default) in fields.items()],
-            bases=(MemoryConfig,),
-            frozen=True,
-            namespace={"__doc__": (cls.__doc__ or cls.__name__).splitlines()[0], "__module__": __name__},
-        )
+        _CONFIGS[kind] = _make_config(kind)
     return _CONFIGS[kind]
 
 
+def _make_config(kind: str) -> type[MemoryConfig]:
+    block = _configuration_fields(ResidualBlock)
+    if kind in _COMPOSITIONS:
+        name, (doc, layers) = kind.title(), _COMPOSITIONS[kind]
+        own: dict[str, tuple[Any, Any]] = {
+            "layers": (
+                Annotated[LayerList, Doc("kinds, or mappings of a kind and its fields")],
+                layers,
+            ),
+            "d_model": (Annotated[int, Doc("width of all layers")], 64),
+        }
+        # Each layer has the activation of its kind; features are mixed by layers of their own.
+        del block["activation"]
+        block["glu"] = (block["glu"][0], "none")
+        num_layers = (Annotated[int, Doc("times the list is repeated")], 1)
+    else:
+        cls = _CLASSES[kind]
+        name, doc, own = cls.__name__, (cls.__doc__ or cls.__name__).splitlines()[0], _configuration_fields(cls)
+        block["activation"] = (block["activation"][0], getattr(cls, "default_activation", "none"))
+        num_layers = (Annotated[int, Doc("number of blocks in the stack")], 2)
+    fields = {"kind": (Literal[kind], kind), "num_layers": num_layers, **own, **block, **_configuration_fields(Stack)}
+    return dataclasses.make_dataclass(
+        f"{name}Config",
+        [(field, annotation, dataclasses.field(default=default)) for field, (annotation, default) in fields.items()],
+        bases=(MemoryConfig,),
+        frozen=True,
+        namespace={"__doc__": doc, "__module__": __name__},
+    )
+
+
 def build_memory(config: MemoryConfig) -> Stack:
-    """The memory a configuration describes: a `Stack` of `num_layers` residual blocks. Raises ValueError, see there."""
+    """The memory a configuration describes: a `Stack` of residual blocks. Raises ValueError, see there."""
     num_layers = config.num_layers
     if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
         raise ValueError(f"num_layers={num_layers!r} must be a positive integer")
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    block_fields = {name: values[name] for name in _configuration_fields(ResidualBlock) if name in values}
+    if config.kind == "hybrid":
+        specs: list[LayerSpec] = list(_layer_list(config.kind, values["layers"]))
+    elif config.kind == "parallel":
+        specs = [{"kind": "parallel", "layers": values["layers"]}]
+    else:
+        specs = [{name: values[name] for name in ("kind", *_configuration_fields(_CLASSES[config.kind]))}]
+    blocks = tuple(
+        _build_block(f"layers[{index}]", spec, values["d_model"], block_fields)
+        for _ in range(num_layers)
+        for index, spec in enumerate(specs)
+    )
+    return Stack(layers=blocks, **{name: values[name] for name in _configuration_fields(Stack)})
 
-    def pick(cls):
-        return {name: getattr(config, name) for name in _configuration_fields(cls)}
 
-    layer = _layer_class(config.kind)
-    blocks = tuple(ResidualBlock(layer=layer(**pick(layer)), **pick(ResidualBlock)) for _ in range(num_layers))
-    return Stack(layers=blocks, **pick(Stack))
+def _build_block(where: str, spec: LayerSpec, d_model: int, block_fields: dict[str, Any]) -> ResidualBlock:
+    """The residual block of one entry; an entry may set the fields of its block too."""
+    own = dict(spec) if isinstance(spec, Mapping) else {"kind": spec}
+    block = {name: own.pop(name, None) for name in _configuration_fields(ResidualBlock) if name in own}
+    layer = _build_layer(where, own, d_model)
+    activation = {"activation": getattr(type(layer), "default_activation", "none")}
+    return ResidualBlock(layer=layer, **{**activation, **block_fields, **block})
+
+
+def _build_layer(where: str, spec: LayerSpec, d_model: int) -> nn.Module:
+    """The layer of one entry: a name, or a mapping with a kind and fields."""
+    options = dict(spec) if isinstance(spec, Mapping) else {"kind": spec}
+    kind = options.pop("kind", None)
+    known = [*_CLASSES, "parallel"]
+    if kind not in known:
+        raise ValueError(unknown_name(f"{where}: kind", kind, sorted(known)))
+    fields = ["layers", "d_model"] if kind == "parallel" else list(_configuration_fields(_CLASSES[kind]))
+    for option in options:
+        if option not in fields:
+            raise ValueError(unknown_name(f"{where}: option of {kind}", option, fields))
+    options.setdefault("d_model", d_model)
+    if kind != "parallel":
+        return _CLASSES[kind](**options)
+    layers = _layer_list("parallel", options.get("layers", _COMPOSITIONS["parallel"][1]))
+    return Parallel(
+        tuple(_build_layer(f"{where}.layers[{i}]", each, options["d_model"]) for i, each in enumerate(layers))
+    )
+
+
+def _layer_list(kind: str, layers: Any) -> LayerList:
+    if isinstance(layers, str | Mapping) or not layers:
+        raise ValueError(f"{kind}: layers={layers!r} must be a list of kinds, at least one: [mamba, attention]")
+    return tuple(layers)
 
 
 def make_memory(kind: str, *, num_layers: int = 1, **options: Any) -> Stack:
     """A memory by name: `make_memory("s5", d_model=64, d_state=64, num_layers=2)`.
 
+    Compositions by list: `make_memory("hybrid", layers=["mamba", {"kind": "attention", "window": 16}], d_model=64)`.
     Options are the fields of `memory_config(kind)`: d_model and the other fields of the layer, norm, activation and
     glu of the block, projection and final_norm of the stack. One layer unless told otherwise.
 
@@ -147,12 +220,6 @@ def parameter_labels(params: PyTree) -> PyTree:
         return "ssm" if getattr(path[-1], "key", None) in names else "regular"
 
     return jax.tree_util.tree_map_with_path(label, params)
-
-
-def _layer_class(kind: str) -> type[nn.Module]:
-    if kind not in _CLASSES:
-        raise ValueError(unknown_name("memory kind", kind, list_memories()))
-    return _CLASSES[kind]
 
 
 def _configuration_fields(cls: type[nn.Module]) -> dict[str, tuple[Any, Any]]:

@@ -111,7 +111,7 @@ class S5(nn.Module):
         if self.learn_initial_state:
             initial = self.param("initial_state", nn.initializers.zeros, (2 * num_kept,))
         Lambda = jax.lax.complex(jnp.minimum(Lambda_re, -1e-4) if self.clip_eigs else Lambda_re, Lambda_im)
-        A_bar, scale = _discretize(Lambda, jnp.exp(log_dt), self.discretization)
+        A_bar, scale = discretize(Lambda, jnp.exp(log_dt), self.discretization)
         B_bar = scale[:, None] * jax.lax.complex(B[..., 0], B[..., 1])
         W_in = to_pair(B_bar.T)
         factor = 2.0 if self.conj_sym else 1.0
@@ -119,7 +119,7 @@ class S5(nn.Module):
         return pair_factors(A_bar), W_in, W_out, D, initial
 
 
-def _discretize(Lambda: Array, dt: Array, rule: str) -> tuple[Array, Array]:
+def discretize(Lambda: Array, dt: Array, rule: str) -> tuple[Array, Array]:
     """A_bar and the factor B_bar / B, both `[P]`; equations in the docstring of S5."""
     if rule == "zoh":
         A_bar = jnp.exp(Lambda * dt)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from hippodrome.memory import S5, list_memories, make_memory
+from hippodrome.memory import S4D, S5, Mamba, Mamba2, Mamba3, list_memories, make_memory
 
 T, B, D_IN = 10, 3, 5
 CHUNKS = (1, 4, T)
@@ -24,7 +24,35 @@ _LAYERS = {
     "S5 layer, associative": lambda: S5(
         d_model=D_IN, d_state=8, blocks=2, learn_initial_state=True, method="associative"
     ),
+    "S4D layer, real, bilinear": lambda: S4D(d_model=D_IN, d_state=3, eigenvalues="real", discretization="bilinear"),
+    "Mamba layer, associative chunks": lambda: Mamba(d_model=4, d_state=3, chunk_size=4, method="associative"),
+    "Mamba2 layer, groups": lambda: Mamba2(d_model=8, d_state=3, head_dim=4, groups=2, d_conv=2, chunk_size=4),
+    "Mamba3 layer, MIMO": lambda: Mamba3(d_model=4, d_state=6, head_dim=4, mimo_rank=3, chunk_size=4),
 }  # fmt: skip
+# Small and awkward sizes: chunks and windows that do not divide T, and are shorter than it.
+SMALL = {
+    "attention": {"num_heads": 3, "window": 3},
+    "delta_net": {"num_heads": 2, "chunk_size": 4},
+    "gated_delta_net": {"num_heads": 2, "chunk_size": 4},
+    "linear_attention": {"num_heads": 2, "chunk_size": 4},
+    "longhorn": {"d_state": 3, "chunk_size": 4},
+    "lru": {"d_state": 4},
+    "mamba": {"d_state": 3, "chunk_size": 4},
+    "mamba2": {"d_state": 3, "head_dim": 4, "chunk_size": 4},
+    "mamba3": {"d_state": 6, "head_dim": 4, "chunk_size": 4},
+    "hybrid": {
+        "layers": [
+            "mlp",
+            {"kind": "parallel", "layers": ["min_gru", {"kind": "attention", "num_heads": 3, "window": 3}]},
+        ],
+        "residual": "gru",
+    },
+    "parallel": {"layers": [{"kind": "attention", "num_heads": 3, "window": 3}, {"kind": "lru", "d_state": 4}]},
+    "rg_lru": {"num_heads": 2},
+    "s4d": {"d_state": 4, "chunk_size": 4},
+    "s5": {"d_state": 8},
+    "s7": {"d_state": 3, "chunk_size": 4},
+}
 _OPTIONS = ({}, {"num_layers": 2, "norm": "post", "glu": "full", "final_norm": True, "projection": "always"})
 
 
@@ -45,11 +73,6 @@ class Subject:
     def _programs(self):
         """Values and gradients of both paths, one program each: compiling is most of what the tests cost."""
 
-        def loop(params, carry, x, reset):
-            return jax.lax.scan(
-                lambda state, now: self.memory.apply(params, state, *now, method="step"), carry, (x, reset)
-            )
-
         def program(run):
             def loss(params, carry, x, reset, weights, carry_weights):
                 last, y = run(params, carry, x, reset)
@@ -57,13 +80,21 @@ class Subject:
 
             return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
 
-        return program(self.memory.apply), program(loop)
+        return program(self.memory.apply), program(self._loop)
 
     def sequence(self, params, carry, x, reset):
         """(carry, y) of the sequence call."""
         if x.shape == (T, B, D_IN) and x.dtype == np.float32:
             return self._programs[0](params, carry, x, reset, *self.zero_weights)[1]
         return self.plain_sequence(params, carry, x, reset)
+
+    def _loop(self, params, carry, x, reset):
+        return jax.lax.scan(lambda state, now: self.memory.apply(params, state, *now, method="step"), carry, (x, reset))
+
+    @cached_property
+    def plain_loop(self):
+        """The loop over `step` for other types, without its gradient."""
+        return jax.jit(self._loop)
 
     @cached_property
     def plain_sequence(self):
@@ -72,7 +103,9 @@ class Subject:
 
     def loop(self, params, carry, x, reset):
         """(carry, y) of the loop over `step`."""
-        return self._programs[1](params, carry, x, reset, *self.zero_weights)[1]
+        if x.dtype == np.float32:
+            return self._programs[1](params, carry, x, reset, *self.zero_weights)[1]
+        return self.plain_loop(params, carry, x, reset)
 
     def gradient(self, params, carry, x, reset, weights, carry_weights):
         """Gradient of sum(weights * y) + sum(carry weights * last carry) by (params, carry, x)."""
@@ -117,8 +150,7 @@ def subject(name: str) -> Subject:
     if name in _LAYERS:
         return Subject(name, _LAYERS[name]())
     kind, option = name.split(" stack ")
-    small = {"d_state": 8} if kind == "s5" else {}
-    return Subject(name, make_memory(kind, d_model=6, **small, **_OPTIONS[int(option)]))
+    return Subject(name, make_memory(kind, d_model=6, **SMALL.get(kind, {}), **_OPTIONS[int(option)]))
 
 
 STACKS = [f"{kind} stack 0" for kind in list_memories()] + ["gru stack 1"]

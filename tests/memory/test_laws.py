@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from tests.memory.subjects import D_IN, NAMES, B, T, assert_close, chunkings, random_like, streams, subject
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
+# Every program here runs on tiny data and a few times: compiling it is what costs.
+pytestmark = pytest.mark.usefixtures("unoptimised")
 over_memories = pytest.mark.parametrize("name", NAMES)
 
 

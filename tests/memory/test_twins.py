@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 
 from hippodrome.memory import S5, list_memories, make_memory
-from tests.memory.subjects import D_IN, NAMES, B, T, assert_close, random_like, streams, subject
+from tests.memory.subjects import D_IN, NAMES, SMALL, B, T, assert_close, random_like, streams, subject
 from tests.oracles.memories import run
 
 few = settings(max_examples=10, deadline=None, derandomize=True)
+# Every program here runs on tiny data and a few times: compiling it is what costs.
+pytestmark = pytest.mark.usefixtures("unoptimised")
 over_memories = pytest.mark.parametrize("name", NAMES)
 LONG = 100_000
 
@@ -61,8 +63,8 @@ def test_gradients_equal_finite_differences_of_the_twin(name):
 
 @pytest.mark.parametrize("kind", list_memories())
 def test_finite_values_at_100000_steps(kind):
-    memory = make_memory(kind, d_model=4, **({"d_state": 8} if kind == "s5" else {}))
-    x = jax.random.normal(jax.random.key(0), (LONG, 1, 4))
+    memory = make_memory(kind, d_model=6, **SMALL.get(kind, {}))
+    x = jax.random.normal(jax.random.key(0), (LONG, 1, 6))
     reset = jnp.zeros((LONG, 1), bool).at[0].set(True)
     carry = memory.initial_carry((1,))
     params = jax.jit(memory.init)(jax.random.key(1), carry, x[:2], reset[:2])
