@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from hippodrome.memory import MemoryCheckError, check_memory, list_memories, make_memory
+from hippodrome.memory import MemoryCheckError, check_memory, make_memory
 from hippodrome.memory.core import reset_where
+from tests.memory.subjects import SMALL
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 LAWS = {
@@ -139,9 +140,10 @@ def test_a_right_memory_passes_every_law():
     assert set(check_memory(Sum())) == LAWS
 
 
-@pytest.mark.parametrize("kind", list_memories())
+@pytest.mark.parametrize("kind", ["gru", "mamba2", "s5"])
 def test_registered_memories_pass(kind):
-    layer = make_memory(kind, d_model=4, **({"d_state": 4} if kind == "s5" else {})).layers[0].layer
+    # One of each sort; test_laws.py holds all of them to the same laws.
+    layer = make_memory(kind, d_model=6, **SMALL.get(kind, {})).layers[0].layer
     deviations = check_memory(layer)
     assert set(deviations) == LAWS and max(deviations.values()) < 1e-4
 

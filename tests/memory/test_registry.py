@@ -69,7 +69,7 @@ def make_class(name="Plus"):
 
 
 def test_the_memories_of_this_package_are_listed():
-    assert {"gru", "lstm", "none", "s5"} <= set(KINDS) and sorted(KINDS) == KINDS
+    assert {"gru", "hybrid", "mamba", "none", "s5"} <= set(KINDS) and sorted(KINDS) == KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,7 +95,7 @@ def test_defaults_of_s5():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_configurations_survive_pickle_and_copy(kind):
-    config = memory_config(kind)(d_model=12, num_layers=3)
+    config = memory_config(kind)(d_model=128, num_layers=3)
     assert pickle.loads(pickle.dumps(config)) == config == copy.deepcopy(config)
     assert hash(config) == hash(dataclasses.replace(config))
 
@@ -225,3 +225,61 @@ def test_labels_drive_optax():
     layer = updates["memory"]["params"]["layers_0"]["layer"]
     assert not layer["B"].any() and not layer["log_dt"].any() and (layer["C"] == -1).all()
     assert (updates["head"]["kernel"] == -1).all()
+
+
+def test_a_field_that_hides_a_method_of_linen_is_refused(clean_registry):
+    class Hidden(make_class()):
+        init: str = "x"
+
+    with pytest.raises(ValueError, match="field init of Hidden hides linen's own; rename it"):
+        register("hidden")(Hidden)
+    with pytest.raises(ValueError, match="the name is taken by hippodrome"):
+        register("hybrid")(make_class())
+
+
+def test_a_composition_is_a_list_of_kinds():
+    layers = ["mlp", {"kind": "attention", "window": 8, "norm": "post"}, {"kind": "parallel", "layers": ["lru", "s5"]}]
+    memory = make_memory("hybrid", layers=layers, d_model=32, num_layers=2, residual="gru")
+    assert [type(block.layer).__name__ for block in memory.layers] == ["MLP", "SlidingWindowAttention", "Parallel"] * 2
+    assert [block.norm for block in memory.layers[:3]] == ["pre", "post", "pre"]
+    assert all(block.residual == "gru" and block.d_model == 32 for block in memory.layers)
+    assert memory.layers[1].layer.window == 8
+    assert [type(layer).__name__ for layer in memory.layers[2].layer.layers] == ["LRU", "S5"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("mamba", r"layers='mamba' must be a list of kinds"),
+        ([], r"layers=\[\] must be a list of kinds, at least one"),
+        (["lru", "mambo"], r"layers\[1\]: kind='mambo' is unknown; did you mean 'mamba'"),
+        ([{"kind": "mamba", "d_stat": 3}], r"layers\[0\]: option of mamba='d_stat' is unknown; did you mean 'd_state'"),
+        (["hybrid"], r"layers\[0\]: kind='hybrid' is unknown"),
+        (["lru", {"kind": "lru", "d_model": 3}], r"its layers have d_model \[64, 3\]"),
+        ([{"kind": "parallel", "layers": ["x"]}], r"layers\[0\].layers\[0\]: kind='x' is unknown"),
+    ],
+)
+def test_a_wrong_composition_says_where(layers, message):
+    with pytest.raises(ValueError, match=message):
+        make_memory("hybrid", layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("attention", {"num_heads": 5}, "num_heads=5 must divide d_model=64 into even widths"),
+        ("mamba", {"d_conv": 1}, "Mamba: d_conv=1 must be at least 2"),
+        ("mamba", {"dt_rank": 0}, "Mamba: dt_rank=0 must be positive"),
+        ("mamba2", {"head_dim": 48}, r"head_dim=48 must divide expand \* d_model = 128"),
+        ("mamba2", {"groups": 3}, "groups=3 must divide the number of heads, 4"),
+        ("mamba3", {"rope_fraction": 0.0}, "rope_fraction=0.0 of d_state=64 must hold at least one pair"),
+        ("gated_delta_net", {"num_heads": 3}, "GatedDeltaNet: num_heads=3 must divide d_model=64"),
+        ("linear_attention", {"num_heads": 3}, "num_heads=3 must divide d_model=64"),
+        ("rg_lru", {"num_heads": 3}, "num_heads=3 must divide the width of the recurrence, 64"),
+        ("lru", {"r_max": 1.5}, "r_min=0.9 and r_max=1.5 must satisfy"),
+        ("s4d", {"d_state": 3}, "d_state=3 must be even, or eigenvalues='real'"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_memory(kind, **options)
