@@ -21,6 +21,8 @@ from .run_folder import require_writable
 from .schema import TrainConfig
 from .step import make_experiment, state_template
 
+EPOCH_STEPS = 65_536
+
 
 class TrainedAgent:
     """An agent that is trained on each environment."""
@@ -126,14 +128,38 @@ def count_parameters(config: TrainConfig) -> int:
 
 
 def best_epochs(folder: Path) -> list[float] | None:
-    """For each seed of a run the highest mean training return of a log point (its MMER); None where none ended."""
-    per_seed: dict[int, float] = {}
+    """For each seed of a run the highest mean training return of an epoch (its MMER); None where no episode ended.
+
+    An epoch is 65,536 environment steps as in POPGym (Morad et al. 2023), or a log point where those are further
+    apart; what is left at the end counts only if there is no whole one. Shorter ones would favour the episodes that
+    end soon: in a maze the few that are solved, before any of the others has reached its limit.
+    """
+    epochs: list[list[dict[str, Any]]] = [[]]
+    begin = 0
     for row in read_metrics(folder):
-        returns = row.get("per_seed", {}).get("episode_return", [row.get("episode_return")])
-        for index, value in enumerate(returns):
-            if value is not None:
-                per_seed[index] = max(value, per_seed.get(index, value))
-    return [per_seed[index] for index in sorted(per_seed)] or None
+        if "episodes" not in row:  # an evaluation between updates
+            continue
+        epochs[-1].append(row)
+        if row["env_steps"] - begin >= EPOCH_STEPS:
+            begin = row["env_steps"]
+            epochs.append([])
+    means = [_mean_returns(epoch) for epoch in epochs[:-1] or epochs]
+    seeds = sorted({seed for each in means for seed in each})
+    return [max(each[seed] for each in means if seed in each) for seed in seeds] or None
+
+
+def _mean_returns(rows: list[dict[str, Any]]) -> dict[int, float]:
+    """The mean return of all episodes of each seed, where any ended."""
+    totals: dict[int, float] = {}
+    counts: dict[int, float] = {}
+    for row in rows:
+        several = row.get("per_seed", {})
+        returns = several.get("episode_return", [row["episode_return"]])
+        for seed, (value, count) in enumerate(zip(returns, several.get("episodes", [row["episodes"]]), strict=True)):
+            if value is not None and count:
+                totals[seed] = totals.get(seed, 0.0) + value * count
+                counts[seed] = counts.get(seed, 0.0) + count
+    return {seed: totals[seed] / counts[seed] for seed in totals}
 
 
 def _prepare_folder(folder: Path) -> None:

@@ -64,7 +64,7 @@ def legend(results: dict[str, Any]) -> list[str]:
     """What the columns mean and how each agent was trained."""
     lines = [
         "return: mean of the deterministic final policy; score: normalised; MMER: highest mean training return of an "
-        "epoch; in brackets the 95 % stratified bootstrap interval over seeds, where there are several"
+        "epoch of 65,536 steps; in brackets the 95 % stratified bootstrap interval over seeds, where there are several"
     ]
     lines += [f"{agent['name']}: {agent['protocol']}" for agent in results["agents"]]
     published: dict[str, list[str]] = {}

@@ -119,12 +119,26 @@ def test_a_suite_of_ones_own_is_a_file(tmp_path):
 
 
 def test_the_best_epoch_is_found_per_seed(tmp_path):
+    nan = float("nan")
+    # (env steps, episodes and returns of two seeds); the first two make one epoch, the third another, the last none.
+    points = [
+        (8_192, [1, 0], [1.0, nan]),
+        (65_536, [3, 2], [0.2, 0.5]),
+        (131_072, [4, 1], [0.3, 0.1]),
+        (139_264, [1, 1], [0.9, 0.9]),
+    ]
     with MetricsWriter(tmp_path, tensorboard=False) as writer:
-        for returns in ([float("nan"), 0.1], [0.5, -0.2], [0.3, float("nan")]):
-            writer.write({"env_steps": 8, "episode_return": np.asarray(returns)})
-    assert best_epochs(tmp_path) == [0.5, 0.1]
-    with MetricsWriter(tmp_path, tensorboard=False) as writer:
-        writer.write({"env_steps": 8, "episode_return": float("nan")})
+        for env_steps, episodes, returns in points:
+            row = {"episodes": np.asarray(episodes), "episode_return": np.asarray(returns)}
+            writer.write({"env_steps": env_steps, **row})
+            writer.write({"env_steps": env_steps, "evaluation_return": 5.0})
+    assert best_epochs(tmp_path) == pytest.approx([0.4, 0.5])
+    (tmp_path / "short").mkdir()
+    with MetricsWriter(tmp_path / "short", tensorboard=False, resume_step=0) as writer:
+        writer.write({"env_steps": 8, "episodes": 2, "episode_return": 0.25})
+    assert best_epochs(tmp_path / "short") == [0.25]
+    with MetricsWriter(tmp_path, tensorboard=False, resume_step=0) as writer:
+        writer.write({"env_steps": 8, "episodes": 0, "episode_return": nan})
     assert best_epochs(tmp_path) is None
 
 
@@ -140,7 +154,7 @@ def stand_in(tmp_path, monkeypatch):
         if config.env.id in stops:
             raise stops[config.env.id]
         with MetricsWriter(folder, tensorboard=False) as writer:
-            writer.write({"env_steps": 8, "episode_return": np.asarray([0.5, 1.0])})
+            writer.write({"env_steps": 8, "episodes": np.ones(2), "episode_return": np.asarray([0.5, 1.0])})
         save_config(config, folder / "config.yaml")
         write_json(folder / "evaluation.json", {"episodes": 4, "return": {"per_seed": [0.0, 1.0]}})
 
