@@ -49,6 +49,25 @@ def hippo_blocks(d_state: int, blocks: int, conj_sym: bool) -> tuple[np.ndarray,
     return np.tile(eigenvalues, blocks), np.kron(np.eye(blocks), vectors)
 
 
+def perturbed_hippo(d_state: int, blocks: int, perturbation: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lambda `[N]`, V and its inverse `[N, N]` of `blocks` equal perturbed HiPPO-LegS matrices on a block diagonal.
+
+    HiPPO-LegS itself cannot be diagonalised in practice (its eigenvectors are too close to each other), but with a
+    Gaussian matrix of `perturbation` times its norm added it can. The noise is the same in every run.
+    Source: Yu et al. 2023, "Robustifying state-space models for long sequences via approximate diagonalization"
+    (S5-PTD), section 3.
+    """
+    size = d_state // blocks
+    legs = hippo_legs(size)
+    noise = np.random.default_rng(0).normal(size=(size, size))
+    noise *= perturbation * np.linalg.norm(legs, 2) / np.linalg.norm(noise, 2)
+    eigenvalues, vectors = np.linalg.eig(legs + noise)
+    # A perturbation may push an eigenvalue over the axis, where the state would grow without end.
+    eigenvalues = np.minimum(eigenvalues.real, -1e-4) + 1j * eigenvalues.imag
+    one = np.eye(blocks)
+    return np.tile(eigenvalues, blocks), np.kron(one, vectors), np.kron(one, np.linalg.inv(vectors))
+
+
 def log_uniform(key: Array, shape: tuple[int, ...], low: float, high: float) -> Float[Array, "..."]:
     """log dt with dt log-uniform in [low, high]: U(log low, log high)."""
     return jax.random.uniform(key, shape, jnp.float32, math.log(low), math.log(high))

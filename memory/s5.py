@@ -15,7 +15,7 @@ from typing_extensions import Doc
 from .core import check_sequence, check_step, check_width, matmul, reset_where
 from .diagonal import multiply, pair_factors, recur, to_pair
 from .errors import check_fields
-from .inits import hippo_blocks, log_uniform, truncated_normal
+from .inits import hippo_blocks, log_uniform, perturbed_hippo, truncated_normal
 from .registry import register
 from .scan import Method, choose_method
 
@@ -28,6 +28,9 @@ class S5(nn.Module):
     ZOH (equation 6):  A_bar = exp(Lambda dt),  B_bar = (A_bar - 1) / Lambda * B
     bilinear:          A_bar = (1 + Lambda dt/2) / (1 - Lambda dt/2),  B_bar = dt / (1 - Lambda dt/2) * B
 
+    Options: "ptd" begins from a perturbed HiPPO-LegS matrix instead of its normal part (conj_sym=False). With
+    parameterization "stable" Re(Lambda) = -1 / (w^2 + 1/2), in [-2, 0), with "exp" -exp(w). "polarized" fixes A_bar of
+    the first state at 1 and of the second at 0, against recency and over-smoothing.
     The input has any width d_in; the feedthrough D needs d_in = d_model (a Stack projects where they differ).
     Complex states, B and C are real pairs throughout (`diagonal.py`), one real matmul into the state and one out of it:
     XLA's complex matmul is slow on CPU (benchmarks/layer_speed.py).
@@ -37,13 +40,21 @@ class S5(nn.Module):
     Raises:
         ValueError: for fields that break the rules below and for inputs that do not fit, before compilation.
 
-    Source: Smith et al. 2023, "Simplified state space layers for sequence modeling", sections 3 and 4, appendix B.
+    Source: Smith et al. 2023, "Simplified state space layers for sequence modeling", sections 3 and 4, appendix B;
+    ptd: Yu et al. 2023; stable: Wang and Li 2024 (StableSSM), section 3.4; polarized: Wang et al. 2025, "Understanding
+    and mitigating bottlenecks of state space models through the lens of recency and over-smoothing", section 5.
     """
 
     d_model: Annotated[int, Doc("width of the layer")] = 64
     d_state: Annotated[int, Doc("size of the state, before conjugate symmetry halves it")] = 64
     blocks: Annotated[int, Doc("number of HiPPO blocks the state starts from; divides d_state")] = 1
     conj_sym: Annotated[bool, Doc("keep one of each conjugate pair of states")] = True
+    eigenvalues: Annotated[Literal["normal", "ptd"], Doc("of HiPPO-LegS: its normal part, or perturbed")] = "normal"
+    perturbation: Annotated[float, Doc("norm of the perturbation of ptd, over that of HiPPO-LegS")] = 0.1
+    parameterization: Annotated[
+        Literal["direct", "exp", "stable"], Doc("of Re(Lambda): itself, -exp(w), or -1 / (w^2 + 1/2)")
+    ] = "direct"
+    polarized: Annotated[bool, Doc("fix one state at A_bar = 1 and one at 0")] = False
     discretization: Annotated[Literal["zoh", "bilinear"], Doc("how the continuous system is made discrete")] = "zoh"
     dt_min: Annotated[float, Doc("smallest initial step")] = 0.001
     dt_max: Annotated[float, Doc("largest initial step")] = 0.1
@@ -66,6 +77,15 @@ class S5(nn.Module):
             )
         if not 0 < self.dt_min <= self.dt_max:
             raise ValueError(f"S5: dt_min={self.dt_min} and dt_max={self.dt_max} must satisfy 0 < dt_min <= dt_max")
+        if self.eigenvalues == "ptd" and (self.conj_sym or self.parameterization == "stable"):
+            raise ValueError(
+                "S5: eigenvalues='ptd' come in no conjugate pairs and lie below -2: it needs conj_sym=False and a "
+                f"parameterization other than 'stable', not conj_sym={self.conj_sym} and {self.parameterization!r}"
+            )
+        if self.perturbation <= 0:
+            raise ValueError(f"S5: perturbation={self.perturbation} must be positive")
+        if self.polarized and self.d_state // (2 if self.conj_sym else 1) < 3:
+            raise ValueError(f"S5: polarized needs at least 3 states, d_state={self.d_state} leaves fewer")
         super().__post_init__()
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> Float[Array, "*batch 2P"]:
@@ -99,19 +119,32 @@ class S5(nn.Module):
             check_width(self, x, self.d_model, "d_model, as D * x is added; use a Stack or feedthrough=False")
         elif self.has_variable("params", "B"):
             check_width(self, x, self.get_variable("params", "B").shape[1], "the width at init")
-        eigenvalues, V = hippo_blocks(self.d_state, self.blocks, self.conj_sym)
+        if self.eigenvalues == "ptd":
+            eigenvalues, V, inverse = perturbed_hippo(self.d_state, self.blocks, self.perturbation)
+        else:
+            eigenvalues, V = hippo_blocks(self.d_state, self.blocks, self.conj_sym)
+            inverse = V.conj().T
         num_kept = eigenvalues.size
-        Lambda_re = self.param("Lambda_re", lambda _: jnp.asarray(eigenvalues.real, jnp.float32))
+        start = _to_parameter(eigenvalues.real, self.parameterization)
+        Lambda_re = self.param("Lambda_re", lambda _: jnp.asarray(start, jnp.float32))
         Lambda_im = self.param("Lambda_im", lambda _: jnp.asarray(eigenvalues.imag, jnp.float32))
         log_dt = self.param("log_dt", log_uniform, (num_kept,), self.dt_min, self.dt_max)
-        B = self.param("B", _init_B, V, d_in)
+        B = self.param("B", _init_B, inverse, d_in)
         C = self.param("C", _init_C, V, self.d_model)
         D = self.param("D", nn.initializers.normal(1.0), (self.d_model,)) if self.feedthrough else None
         initial = jnp.zeros(())
         if self.learn_initial_state:
             initial = self.param("initial_state", nn.initializers.zeros, (2 * num_kept,))
+        if self.parameterization == "exp":
+            Lambda_re = -jnp.exp(Lambda_re)
+        elif self.parameterization == "stable":
+            Lambda_re = -1.0 / (Lambda_re**2 + 0.5)
         Lambda = jax.lax.complex(jnp.minimum(Lambda_re, -1e-4) if self.clip_eigs else Lambda_re, Lambda_im)
-        A_bar, scale = discretize(Lambda, jnp.exp(log_dt), self.discretization)
+        dt = jnp.exp(log_dt)
+        A_bar, scale = discretize(Lambda, dt, self.discretization)
+        if self.polarized:
+            A_bar = A_bar.at[0].set(1.0).at[1].set(0.0)
+            scale = scale.at[0].set(dt[0]).at[1].set(1.0)
         B_bar = scale[:, None] * jax.lax.complex(B[..., 0], B[..., 1])
         W_in = to_pair(B_bar.T)
         factor = 2.0 if self.conj_sym else 1.0
@@ -134,10 +167,18 @@ def _output(states: Array, x: Array, W_out: Array, D: Array | None) -> Array:
     return (y if D is None else y + D * x).astype(x.dtype)
 
 
-def _init_B(key: Array, V: np.ndarray, d_in: int) -> Float[Array, "P d_in 2"]:
+def _to_parameter(Lambda_re: np.ndarray, parameterization: str) -> np.ndarray:
+    """The parameter whose value stands for these real parts."""
+    if parameterization == "exp":
+        return np.log(-Lambda_re)
+    if parameterization == "stable":
+        return np.sqrt(-1.0 / Lambda_re - 0.5)
+    return Lambda_re
+
+
+def _init_B(key: Array, inverse: np.ndarray, d_in: int) -> Float[Array, "P d_in 2"]:
     """V^-1 B with B lecun normal over the state axis, as (real, imaginary) pairs."""
-    B = truncated_normal(key, (V.shape[0], d_in), fan_in=V.shape[0])
-    inverse = V.conj().T
+    B = truncated_normal(key, (inverse.shape[1], d_in), fan_in=inverse.shape[1])
     return jnp.stack([inverse.real.astype(np.float32) @ B, inverse.imag.astype(np.float32) @ B], axis=-1)
 
 

@@ -24,6 +24,9 @@ _LAYERS = {
     "S5 layer, associative": lambda: S5(
         d_model=D_IN, d_state=8, blocks=2, learn_initial_state=True, method="associative"
     ),
+    "S5 layer, stable and polarized": lambda: S5(
+        d_model=D_IN, d_state=8, parameterization="stable", polarized=True
+    ),
     "S4D layer, real, bilinear": lambda: S4D(d_model=D_IN, d_state=3, eigenvalues="real", discretization="bilinear"),
     "Mamba layer, associative chunks": lambda: Mamba(d_model=4, d_state=3, chunk_size=4, method="associative"),
     "Mamba2 layer, groups": lambda: Mamba2(d_model=8, d_state=3, head_dim=4, groups=2, d_conv=2, chunk_size=4),

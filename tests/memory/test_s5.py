@@ -7,7 +7,7 @@ import pytest
 from scipy import linalg
 
 from hippodrome.memory import S5
-from hippodrome.memory.inits import hippo_blocks, hippo_legs, hippo_normal_eigen
+from hippodrome.memory.inits import hippo_blocks, hippo_legs, hippo_normal_eigen, perturbed_hippo
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
@@ -184,3 +184,41 @@ def test_a_wrong_input_width_names_the_remedy():
     open_memory = S5(d_model=4, d_state=8, feedthrough=False)
     with pytest.raises(ValueError, match=r"its last axis must be 7 \(the width at init\)"):
         run(open_memory, params_of(open_memory, d_in=7), np.ones((2, 5)))
+
+
+def test_perturbed_hippo_is_near_hippo_and_diagonalised():
+    eigenvalues, V, inverse = perturbed_hippo(16, 2, 0.1)
+    whole = (V * eigenvalues) @ inverse
+    legs = np.kron(np.eye(2), hippo_legs(8))
+    assert np.linalg.norm(whole - legs, 2) <= 0.11 * np.linalg.norm(legs, 2)
+    np.testing.assert_allclose(V @ inverse, np.eye(16), atol=1e-8)
+    assert (eigenvalues.real < 0).all()
+    # HiPPO-LegS alone: eigenvectors so close to each other that float32 could not hold their inverse.
+    assert np.linalg.cond(V) < 1e5 < np.linalg.cond(np.linalg.eig(hippo_legs(32))[1])
+    memory = S5(d_model=4, d_state=16, blocks=2, conj_sym=False, eigenvalues="ptd")
+    params = params_of(memory)
+    B = V @ (params["B"][..., 0] + 1j * params["B"][..., 1])
+    assert np.abs(B.imag).max() < 1e-3 * np.abs(B.real).max()
+
+
+def test_parameterizations_begin_as_the_same_layer():
+    x, reset = jax.random.normal(jax.random.key(0), (6, 2, 4)), jnp.zeros((6, 2), bool)
+    outputs = []
+    for parameterization in ("direct", "exp", "stable"):
+        memory = S5(d_model=4, d_state=8, parameterization=parameterization)
+        params = memory.init(jax.random.key(1), memory.initial_carry((2,)), x, reset)
+        outputs.append(memory.apply(params, memory.initial_carry((2,)), x, reset)[1])
+    np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-5)
+    np.testing.assert_allclose(outputs[2], outputs[0], rtol=1e-5)
+
+
+def test_polarized_states_hold_everything_and_nothing():
+    memory = S5(d_model=4, d_state=8, polarized=True)
+    x = jax.random.normal(jax.random.key(0), (6, 1, 4))
+    reset = jnp.zeros((6, 1), bool).at[3].set(True)
+    params = memory.init(jax.random.key(1), memory.initial_carry((1,)), x, reset)
+    B = params["params"]["B"]
+    last = memory.apply(params, memory.initial_carry((1,)), x, reset)[0][0]
+    dt = jnp.exp(params["params"]["log_dt"][0])
+    np.testing.assert_allclose(last[0], dt * B[0, :, 0] @ x[3:, 0].sum(0), rtol=1e-5)
+    np.testing.assert_allclose(last[1], B[1, :, 0] @ x[5, 0], rtol=1e-5)

@@ -33,7 +33,9 @@ def load(reset, new, old):
 
 
 def s5(module, params, carry, x, reset):
-    Lambda_re = np.minimum(params["Lambda_re"], -1e-4) if module.clip_eigs else params["Lambda_re"]
+    w = params["Lambda_re"]
+    Lambda_re = {"direct": w, "exp": -np.exp(w), "stable": -1.0 / (w**2 + 0.5)}[module.parameterization]
+    Lambda_re = np.minimum(Lambda_re, -1e-4) if module.clip_eigs else Lambda_re
     Lambda = Lambda_re + 1j * params["Lambda_im"]
     B = params["B"][..., 0] + 1j * params["B"][..., 1]
     C = params["C"][..., 0] + 1j * params["C"][..., 1]
@@ -44,6 +46,9 @@ def s5(module, params, carry, x, reset):
     else:
         A_bar = (1.0 + Lambda * dt / 2.0) / (1.0 - Lambda * dt / 2.0)
         B_bar = (dt / (1.0 - Lambda * dt / 2.0))[:, None] * B
+    if module.polarized:
+        A_bar[:2] = 1.0, 0.0
+        B_bar[:2] = dt[0] * B[0], B[1]
     size = len(Lambda)
     state = carry[:, :size] + 1j * carry[:, size:]
     initial = np.zeros(size, complex)
