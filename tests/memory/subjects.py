@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hippodrome.memory import S4D, S5, Mamba, Mamba2, Mamba3, list_memories, make_memory
 
 T, B, D_IN = 10, 3, 5
-CHUNKS = (1, 4, T)
+CHUNKS = (2, T)
 
 _LAYERS = {
     "S5 layer, all options": lambda: S5(
@@ -95,20 +95,13 @@ class Subject:
         return jax.lax.scan(lambda state, now: self.memory.apply(params, state, *now, method="step"), carry, (x, reset))
 
     @cached_property
-    def plain_loop(self):
-        """The loop over `step` for other types, without its gradient."""
-        return jax.jit(self._loop)
-
-    @cached_property
     def plain_sequence(self):
         """The sequence call for other shapes and types, without its gradient."""
         return jax.jit(self.memory.apply)
 
     def loop(self, params, carry, x, reset):
         """(carry, y) of the loop over `step`."""
-        if x.dtype == np.float32:
-            return self._programs[1](params, carry, x, reset, *self.zero_weights)[1]
-        return self.plain_loop(params, carry, x, reset)
+        return self._programs[1](params, carry, x, reset, *self.zero_weights)[1]
 
     def gradient(self, params, carry, x, reset, weights, carry_weights):
         """Gradient of sum(weights * y) + sum(carry weights * last carry) by (params, carry, x)."""

@@ -148,18 +148,29 @@ def test_batch_elements_do_not_see_each_other(name, data, order):
     assert_close(memory.sequence(memory.params, memory.carry(1), x, data.reset ^ others)[1][:, 0], y[:, 0])
 
 
-@over_memories
-def test_any_number_of_batch_axes_and_vmap(name):
-    memory = subject(name)
+def one_call(memory):
+    """A memory with inputs, resets and what it makes of them."""
     generator = np.random.default_rng(0)
     x, reset = generator.normal(size=(T, B, D_IN)).astype(np.float32), generator.random((T, B)) < 0.3
-    carry, y = memory.sequence(memory.params, memory.carry(1), x, reset)
+    return x, reset, memory.sequence(memory.params, memory.carry(1), x, reset)
+
+
+@over_memories
+def test_two_batch_axes(name):
+    memory = subject(name)
+    x, reset, (carry, y) = one_call(memory)
     nested = jax.tree.map(lambda leaf: leaf[None], memory.carry(1))
     want = (jax.tree.map(lambda leaf: leaf[None], carry), y[:, None])
     assert_close(memory.sequence(memory.params, nested, x[:, None], reset[:, None]), want)
-    # Under vmap each call sees one element without any batch axis.
+
+
+@pytest.mark.parametrize("name", [f"{kind} stack 0" for kind in ("attention", "gated_delta_net", "mamba", "s5")])
+def test_no_batch_axis_and_vmap(name):
+    # Under vmap each call sees one element without any batch axis. One memory of each core.
+    memory = subject(name)
+    x, reset, want = one_call(memory)
     mapped = jax.jit(jax.vmap(memory.memory.apply, in_axes=(None, 0, 1, 1), out_axes=(0, 1)))
-    assert_close(mapped(memory.params, memory.carry(1), x, reset), (carry, y))
+    assert_close(mapped(memory.params, memory.carry(1), x, reset), want)
 
 
 @over_memories
