@@ -241,7 +241,8 @@ def _registry(default: TrainConfig, read_word: Callable[[str], Any]) -> tyro.con
 
     @registry.primitive_rule
     def layers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-        if info.type != LayerList:
+        # By its arguments: where the default has two entries tyro hands on typing.Tuple, which is not equal to tuple.
+        if info.type_origin is not tuple or typing.get_args(info.type) != typing.get_args(LayerList):
             return None
         return PrimitiveConstructorSpec(
             nargs="+",

@@ -174,7 +174,7 @@ def test_help_names_every_kind(capsys):
         load_config(overrides=["--memory.kind", "gru", "--help"], description="Head.")
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    assert "Head." in text and "--memory.kind {gru,lstm,none,s5" in text and "--import" in text
+    assert "Head." in text and "--memory.kind {attention,delta_net,gated_delta_net,gru," in text and "--import" in text
     assert "--memory.d-state" not in text
 
 
@@ -270,3 +270,14 @@ def test_sources_that_are_no_config_are_refused(tmp_path):
     assert config_name(tmp_path) == tmp_path.name
     with pytest.raises(ConfigError, match="did you mean 'popgym-easy'"):
         load_suite("popgym-eazy")
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "parallel"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_layers_of_a_composition_are_words_or_mappings(kind, count):
+    words = ["attention", "{kind: lru, d_state: 8}", "mlp"][:count]
+    config = load_config("quickstart", ["--memory.kind", kind, "--memory.layers", *words])
+    assert config.memory.layers == ("attention", {"kind": "lru", "d_state": 8}, "mlp")[:count]
+    assert load_config("quickstart", ["--memory.kind", kind, "--seed", "3"]).memory.layers
+    with pytest.raises(ConfigError, match=r"layers\[0\].*'attentoin' is unknown; did you mean 'attention'"):
+        load_config("quickstart", ["--memory.kind", kind, "--memory.layers", "attentoin", *words])
