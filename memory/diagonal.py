@@ -1,38 +1,17 @@
-"""The diagonal recurrence on real arrays, with its own gradient: the core under `scan.linear_recurrence`.
+"""The diagonal recurrence on real arrays and pairs, with its own gradient: the core under `scan.linear_recurrence`.
 
-Legend: T steps, *batch any batch axes, F the axes of one state. A complex state is held as a real pair, real parts then
-imaginary parts along the last axis: XLA on CPU then needs no conversion between a matmul and the scan. With `swap`
-exchanging the halves, multiplication by a complex `a` is `decay * h + twist * swap(h)`, where
-decay = [Re a, Re a] and twist = [-Im a, Im a]; a real recurrence has twist None.
+Legend: T steps, *batch any batch axes, F the last axis of one state: a real one, or a pair (`pairs.py`).
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Complex, Float
+from jaxtyping import Array, Bool, Float
 
 from .core import reset_where
-
-
-def to_pair(value: Complex[Array, "*rest F"]) -> Float[Array, "*rest 2F"]:
-    """A complex array as real parts then imaginary parts along the last axis."""
-    return jnp.concatenate([value.real, value.imag], axis=-1)
-
-
-def from_pair(pair: Float[Array, "*rest 2F"]) -> Complex[Array, "*rest F"]:
-    """The complex array a pair stands for."""
-    return jax.lax.complex(*jnp.split(pair, 2, axis=-1))
-
-
-def pair_factors(a: Complex[Array, "*rest F"]) -> tuple[Float[Array, "*rest 2F"], Float[Array, "*rest 2F"]]:
-    """(decay, twist) with a * h = decay * h + twist * swap(h) on pairs."""
-    return jnp.concatenate([a.real, a.real], axis=-1), jnp.concatenate([-a.imag, a.imag], axis=-1)
-
-
-def multiply(decay: Array, twist: Array | None, state: Array) -> Array:
-    """a * state on real arrays (twist None) or on pairs."""
-    return decay * state if twist is None else decay * state + twist * _swap(state)
+from .pairs import multiply_transposed, swap
+from .solvers import SOLVERS
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -51,8 +30,7 @@ def recur(
     g[t] = dh[t] + (0 if reset[t+1] else conj(a[t+1]) * g[t+1]), on pairs, where the transpose of a is its conjugate;
     db = g, d_decay[t] = g[t] * h_prev[t], d_twist[t] = g[t] * swap(h_prev[t]).
     """
-    solve = _sequential if method == "sequential" else _associative
-    return solve(decay, twist, b, reset, carry, reset_state)
+    return SOLVERS[method](decay, twist, b, reset, carry, reset_state)
 
 
 def _recur_forward(method, decay, twist, b, reset, carry, reset_state):
@@ -61,23 +39,13 @@ def _recur_forward(method, decay, twist, b, reset, carry, reset_state):
 
 
 def _recur_backward(method, residuals, d_states):
-    transpose = _sequential_transpose if method == "sequential" else _associative_transpose
-    return transpose(residuals, d_states)
+    if method == "sequential":
+        return _sequential_transpose(residuals, d_states)
+    # By the function with a gradient of its own: a kernel has none, and second derivatives need one.
+    return _transpose(partial(recur, method), residuals, d_states)
 
 
 recur.defvjp(_recur_forward, _recur_backward)
-
-
-def _sequential(decay, twist, b, reset, carry, reset_state):
-    varying = decay.ndim == b.ndim
-
-    def forward_step(state, inputs):
-        b_t, reset_t, factors_t = inputs
-        decay_t, twist_t = factors_t if varying else (decay, twist)
-        state = multiply(decay_t, twist_t, reset_where(reset_t, reset_state, state)) + b_t
-        return state, state
-
-    return jax.lax.scan(forward_step, carry, (b, reset, (decay, twist) if varying else None))[1]
 
 
 def _sequential_transpose(residuals, d_states):
@@ -94,7 +62,7 @@ def _sequential_transpose(residuals, d_states):
         before = jax.lax.dynamic_index_in_dim(states, jnp.maximum(t - 1, 0), 0, keepdims=False)
         before = reset_where(reset_t, reset_state, jnp.where(t == 0, carry, before))
         d_factors = _d_factors(g, before, twist)
-        d_before = _multiply_transposed(decay_t, twist_t, g)
+        d_before = multiply_transposed(decay_t, twist_t, g)
         d_reset_state = d_reset_state + reset_where(reset_t, d_before, zero)
         d_carry = reset_where(reset_t, zero, d_before)
         if varying:
@@ -111,33 +79,8 @@ def _sequential_transpose(residuals, d_states):
     return *d_factors, d_b, None, d_carry, d_reset_state
 
 
-def _associative(decay, twist, b, reset, carry, reset_state):
-    flag = reset.reshape(reset.shape + (1,) * (b.ndim - reset.ndim))
-    b = b + jnp.where(flag, multiply(decay, twist, jnp.broadcast_to(reset_state, b.shape)), 0)
-    start = reset_where(reset[0], jnp.zeros_like(carry), carry)
-    decay_0, twist_0 = (each if each is None or each.ndim < b.ndim else each[0] for each in (decay, twist))
-    b = b.at[0].add(multiply(decay_0, twist_0, start))
-    if twist is None:
-        a, b = jnp.broadcast_to(decay, b.shape), b
-    else:
-        a, b = from_pair(decay).real + 1j * from_pair(twist).imag, from_pair(b)
-        a = jnp.broadcast_to(a, b.shape)
-
-    def combine(left, right):
-        # The flag travels with the element: a reset on the right discards the left by selection, nan or not.
-        a_left, b_left, flag_left = left
-        a_right, b_right, flag_right = right
-        return (
-            jnp.where(flag_right, a_right, a_left * a_right),
-            jnp.where(flag_right, b_right, a_right * b_left + b_right),
-            flag_left | flag_right,
-        )
-
-    states = jax.lax.associative_scan(combine, (a, b, flag))[1]
-    return states if twist is None else to_pair(states)
-
-
-def _associative_transpose(residuals, d_states):
+def _transpose(solve, residuals, d_states):
+    """The gradient by the same solver on the reversed sequence."""
     decay, twist, states, reset, carry, reset_state = residuals
     varying = decay.ndim == states.ndim
 
@@ -150,13 +93,13 @@ def _associative_transpose(residuals, d_states):
     zero = jnp.zeros_like(carry)
     leaving = jnp.concatenate([reset[1:], jnp.ones_like(reset[:1])])
     twist_back = None if twist is None else -shift_back(twist)
-    g = _associative(shift_back(decay), twist_back, jnp.flip(d_states, 0), jnp.flip(leaving, 0), zero, zero)
+    g = solve(shift_back(decay), twist_back, jnp.flip(d_states, 0), jnp.flip(leaving, 0), zero, zero)
     g = jnp.flip(g, 0)
     before = reset_where(reset, reset_state[None], jnp.concatenate([carry[None], states[:-1]]))
     d_factors = _d_factors(g, before, twist)
     if not varying:
         d_factors = jax.tree.map(lambda each: each.sum(range(reset.ndim)), d_factors)
-    d_before = _multiply_transposed(decay, twist, g)
+    d_before = multiply_transposed(decay, twist, g)
     d_reset_state = reset_where(reset, d_before, jnp.zeros_like(d_before)).sum(0)
     d_carry = reset_where(reset[0], zero, d_before[0])
     return *d_factors, g, None, d_carry, d_reset_state
@@ -168,14 +111,4 @@ def _d_factors(g, before, twist):
     def product(cotangent, value):
         return jnp.where(cotangent == 0, jnp.zeros_like(cotangent), cotangent * value)
 
-    return product(g, before), None if twist is None else product(g, _swap(before))
-
-
-def _multiply_transposed(decay, twist, g):
-    """The transpose of `multiply` in its state: multiplication by the conjugate."""
-    return decay * g if twist is None else decay * g - twist * _swap(g)
-
-
-def _swap(pair: Array) -> Array:
-    """Imaginary parts then real parts."""
-    return jnp.roll(pair, pair.shape[-1] // 2, axis=-1)
+    return product(g, before), None if twist is None else product(g, swap(before))

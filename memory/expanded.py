@@ -40,7 +40,7 @@ def expanded_recurrence(
         inputs: pytree of `[T, *batch, ...]`.
         reset: True where `inputs[t]` is the first of an episode.
         carry: the state before the first step, `[*batch, *state]`, real or complex.
-        method: "sequential" (`lax.scan`), "associative" (parallel prefix within a chunk) or "auto", by backend.
+        method: how each chunk is solved, see `linear_recurrence`.
         chunk_size: steps whose states are held at once.
 
     Returns:
@@ -48,7 +48,7 @@ def expanded_recurrence(
 
     Source: Gu and Dao 2023 (Mamba), section 3.3.2 (recomputation instead of stored states).
     """
-    sequential = choose_method(method) == "sequential"
+    solver = choose_method(method)
 
     def step(state, now):
         u_t, reset_t = now
@@ -57,13 +57,13 @@ def expanded_recurrence(
         return state, readout(state, u_t)
 
     def run_chunk(state, chunk):
-        if sequential:
+        if solver == "sequential":
             return jax.lax.scan(step, state, chunk)
         u, flags = chunk
         a, b = coefficients(u)
         shape = (*flags.shape, *state.shape[flags.ndim - 1 :])
         states, last = linear_recurrence(
-            jnp.broadcast_to(a, shape), jnp.broadcast_to(b, shape), flags, state, method="associative"
+            jnp.broadcast_to(a, shape), jnp.broadcast_to(b, shape), flags, state, method=solver
         )
         return last, readout(states, u)
 

@@ -13,9 +13,10 @@ from jaxtyping import Array, Bool, Float
 from typing_extensions import Doc
 
 from .core import check_sequence, check_step, check_width, matmul, reset_where
-from .diagonal import multiply, pair_factors, recur
+from .diagonal import recur
 from .errors import check_fields
 from .inits import ring
+from .pairs import multiply, pair_factors
 from .registry import register
 from .scan import Method, choose_method
 

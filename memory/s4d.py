@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float
 from typing_extensions import Doc
 
 from .core import check_sequence, check_step, check_width, reset_where
-from .diagonal import from_pair, to_pair
 from .errors import check_fields
 from .expanded import expanded_recurrence
 from .inits import hippo_blocks, log_uniform
+from .pairs import from_pair, to_pair
 from .registry import register
 from .s5 import discretize
 from .scan import Method

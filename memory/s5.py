@@ -13,9 +13,10 @@ from jaxtyping import Array, Bool, Float
 from typing_extensions import Doc
 
 from .core import check_sequence, check_step, check_width, matmul, reset_where
-from .diagonal import multiply, pair_factors, recur, to_pair
+from .diagonal import recur
 from .errors import check_fields
 from .inits import hippo_blocks, log_uniform, perturbed_hippo, truncated_normal
+from .pairs import multiply, pair_factors, to_pair
 from .registry import register
 from .scan import Method, choose_method
 
@@ -32,7 +33,7 @@ class S5(nn.Module):
     parameterization "stable" Re(Lambda) = -1 / (w^2 + 1/2), in [-2, 0), with "exp" -exp(w). "polarized" fixes A_bar of
     the first state at 1 and of the second at 0, against recency and over-smoothing.
     The input has any width d_in; the feedthrough D needs d_in = d_model (a Stack projects where they differ).
-    Complex states, B and C are real pairs throughout (`diagonal.py`), one real matmul into the state and one out of it:
+    Complex states, B and C are real pairs throughout (`pairs.py`), one real matmul into the state and one out of it:
     XLA's complex matmul is slow on CPU (benchmarks/layer_speed.py).
     Carry: float32 `[*batch, 2P]`, real then imaginary parts. Inputs may be bfloat16: the matmuls follow them, state and
     decay stay float32.

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Inexact
 
-from .diagonal import from_pair, pair_factors, recur, to_pair
+from .diagonal import recur
 from .errors import unknown_name
+from .pairs import from_pair, pair_factors, to_pair
 
-Method = Literal["auto", "sequential", "associative"]
+Method = Literal["auto", "sequential", "associative", "chunked", "pallas"]
 
 
 def linear_recurrence(
@@ -34,7 +35,8 @@ def linear_recurrence(
         reset: True where `b[t]` is the first input of an episode, `[T, *batch]`.
         carry: the state the previous chunk handed on, `[*batch, *feature]`.
         reset_state: what a reset loads, broadcastable to `[*batch, *feature]`.
-        method: "sequential" (`lax.scan`), "associative" (parallel prefix), or "auto": sequential on CPU, where it
+        method: "sequential" (`lax.scan`), "associative" (parallel prefix), "chunked" (all chunks at once, then across
+            them), "pallas" (a GPU kernel; interpreted on a CPU, for tests), or "auto": sequential on CPU, where it
             measures faster at every length, associative elsewhere.
 
     Returns:
@@ -71,7 +73,7 @@ def linear_recurrence(
     return states, states[-1]
 
 
-def choose_method(method: Method) -> Literal["sequential", "associative"]:
+def choose_method(method: Method) -> str:
     """Resolve "auto" by the default backend."""
     if method != "auto":
         return method

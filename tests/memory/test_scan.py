@@ -1,19 +1,30 @@
 """linear_recurrence: against the NumPy twin, against autodiff of the plain scan, resets, nan, and bad arguments."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hippodrome.memory import linear_recurrence
+from hippodrome.memory import linear_recurrence, solvers
 from tests.oracles.recurrence import linear_recurrence_twin
 
-METHODS = ("sequential", "associative")
+METHODS = ("sequential", "associative", "chunked", "pallas")
 LENGTHS = (1, 2, 7, 16)
 solve = jax.jit(linear_recurrence, static_argnames="method")
-few = settings(max_examples=25, deadline=None, derandomize=True)
+few = settings(
+    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch):
+    """Chunks that do not divide the lengths here, and blocks narrower than the states."""
+    monkeypatch.setitem(solvers.SOLVERS, "chunked", partial(solvers.chunked, chunk_size=3))
+    monkeypatch.setattr(solvers, "PALLAS_BLOCK", 2)
 
 
 def draw(seed, *, length=7, batch=(2,), feature=(3,), is_complex=False, varying=False, reset_probability=0.3):
@@ -199,9 +210,11 @@ def test_vmap_over_parameters():
 
 def test_auto_is_the_sequential_scan_on_cpu():
     arguments = draw(0)
-    texts = {method: solve.lower(*arguments, method=method).as_text() for method in ("auto", *METHODS)}
+    methods = ("auto", "sequential", "associative", "chunked")
+    texts = {method: solve.lower(*arguments, method=method).as_text() for method in methods}
     loops = {method: text.count("stablehlo.while") for method, text in texts.items()}
-    assert loops == {"auto": 1, "sequential": 1, "associative": 0}
+    # By chunks: within them for states and for products, then across.
+    assert loops == {"auto": 1, "sequential": 1, "associative": 0, "chunked": 3}
 
 
 @pytest.mark.parametrize(
