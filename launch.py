@@ -1,4 +1,4 @@
-"""The command line: `hippodrome train`, `evaluate`, `suite` and `list`; each takes `--help`."""
+"""The command line: `hippodrome train`, `evaluate`, `inspect`, `suite` and `list`; each takes `--help`."""
 
 import argparse
 import difflib
@@ -15,7 +15,9 @@ USAGE = """usage: hippodrome COMMAND ...   (or: uv run launch.py COMMAND ...)
 commands:
   train      train an agent, evaluate it, write a run folder; resume one
   evaluate   play episodes with a trained agent, or with your own policy
+  inspect    look inside a run's memory: eigenvalues, time constants, how far back, size
   suite      train and score one agent per environment of a suite
+  bench      compare memories on sequence tasks of seconds
   list       show the environments, memories, agents, configs and suites there are
 
 examples:
@@ -24,7 +26,9 @@ examples:
   hippodrome train my.yaml --run-dir runs/mine --num-seeds 8
   hippodrome train --resume runs/mine
   hippodrome evaluate runs/mine --episodes 512
+  hippodrome inspect runs/mine --lags 200
   hippodrome suite popgym-easy --total-env-steps 1e6
+  hippodrome bench memory s5 mamba gru --probes parity induction
   hippodrome list envs --json
 
 `hippodrome COMMAND --help` tells the rest. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted and saved.
@@ -75,7 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    commands = {"train": _train, "evaluate": _evaluate, "suite": _suite, "list": _list}
+    commands = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "inspect": _inspect,
+        "suite": _suite,
+        "bench": _bench,
+        "list": _list,
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if arguments else 2
@@ -167,6 +178,46 @@ def _evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def _inspect(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="hippodrome inspect",
+        description="Look inside the memory of a run, before and after training: eigenvalues and time constants, how "
+        "far back it looks, the size of its carry. Writes inspection.json, inspection.png and a TensorBoard image.",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("--lags", type=int, default=128, help="steps to look back at most (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of environments and probes (%(default)s)")
+    parser.add_argument("--step", default="last", help="checkpoint: best, last, or its number (%(default)s)")
+    parser.add_argument("--train-seed", default="best", help="of several seeds: best, or one from 0 on (%(default)s)")
+    parser.add_argument("--import", dest="modules", nargs="+", action="extend", default=[], help="packages to import")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    known = parser.parse_args(arguments)
+    if known.lags < 1:
+        parser.error(f"--lags {known.lags} must be at least 1")
+    if not 0 <= known.seed < 2**32:
+        parser.error(f"--seed {known.seed} must be from 0 to {2**32 - 1}")
+    if known.step not in ("best", "last") and not known.step.isdecimal():
+        parser.error(f"--step {known.step!r} must be best, last or the number of a checkpoint")
+    if known.train_seed != "best" and not known.train_seed.isdecimal():
+        parser.error(f"--train-seed {known.train_seed!r} must be best or the number of a seed, from 0 on")
+    if not Path(known.run).is_dir():
+        parser.error(f"there is no run folder {known.run!r}")
+    from hippodrome.training.plugins import load_plugins
+
+    load_plugins(known.modules)
+    from hippodrome.training.inspection import inspect_run, inspection_table
+
+    step, train_seed = (int(each) if each.isdecimal() else each for each in (known.step, known.train_seed))
+    result = inspect_run(known.run, lags=known.lags, seed=known.seed, step=step, train_seed=train_seed)
+    if known.json:
+        print(json.dumps(result, indent=1, allow_nan=False))
+    else:
+        from hippodrome.training.progress import table_console
+
+        table_console().print(inspection_table(result))
+    return 0
+
+
 def _suite(arguments: list[str]) -> int:
     words, rest = _leading_words(arguments, 2)
     parser = _parser("hippodrome suite")
@@ -193,6 +244,46 @@ def _suite(arguments: list[str]) -> int:
         description=SUITE_HELP,
         command=["hippodrome", "suite", *arguments],
     )
+    return 0
+
+
+def _bench(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="hippodrome bench", description="Train memories on sequence tasks of seconds, and tell size and speed."
+    )
+    parser.add_argument("what", choices=["memory"], help="what to compare")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help="memories (default: all)")
+    parser.add_argument("--probes", nargs="+", metavar="PROBE", help="tasks (default: all)")
+    parser.add_argument("--d-model", type=int, default=64, help="width (%(default)s)")
+    parser.add_argument("--num-layers", type=int, default=2, help="blocks (%(default)s)")
+    parser.add_argument("--length", type=int, default=64, help="steps trained on (%(default)s)")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256], help="steps evaluated (64 256)")
+    parser.add_argument("--updates", type=int, default=600, help="of training, each cell (%(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="sequences of an update (%(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="the highest (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of parameters and data (%(default)s)")
+    parser.add_argument("--out", type=Path, help="JSON file, written after each cell; cells it has are kept")
+    parser.add_argument("--import", dest="modules", nargs="+", action="extend", default=[], help="packages to import")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    known = parser.parse_args(arguments)
+    for name in ("d_model", "num_layers", "length", "updates", "batch", "learning_rate"):
+        if getattr(known, name) <= 0:
+            parser.error(f"--{name.replace('_', '-')} {getattr(known, name)} must be positive")
+    if not 0 <= known.seed < 2**32:
+        parser.error(f"--seed {known.seed} must be from 0 to {2**32 - 1}")
+    from hippodrome.training.plugins import load_plugins
+
+    load_plugins(known.modules)
+    from hippodrome.memory import list_memories
+    from hippodrome.training.bench import BenchConfig, run_bench
+    from hippodrome.training.probes import PROBES
+
+    names = ("d_model", "num_layers", "length", "updates", "batch", "learning_rate", "seed")
+    config = BenchConfig(**{name: getattr(known, name) for name in names}, lengths=tuple(known.lengths))
+    kinds, probes = known.kinds or list_memories(), known.probes or list(PROBES)
+    results = run_bench(kinds, probes, config, out=known.out, as_json=known.json)
+    if known.json:
+        print(json.dumps(results, indent=1, allow_nan=False))
     return 0
 
 

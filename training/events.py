@@ -5,26 +5,29 @@ for it without end.
 """
 
 import contextlib
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .errors import TrainingError
 
 
 class EventWriter:
-    """Appends numbers to a new event file.
+    """Appends numbers and images to a new event file.
 
     Args:
         folder: of the run; it exists.
         resume_step: env_steps that the run goes on from: TensorBoard forgets later points of earlier files. None for a
             new run.
+        suffix: of the file's name, for a writer beside that of the training.
 
     Raises:
         TrainingError: if the file cannot be written; so do the methods.
     """
 
-    def __init__(self, folder: str | Path, resume_step: int | None = None):
+    def __init__(self, folder: str | Path, resume_step: int | None = None, *, suffix: str = ""):
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -32,7 +35,7 @@ class EventWriter:
         purge_step = None if resume_step is None else resume_step + 1
         try:
             # The name holds whole seconds: without the step, a quick resume would overwrite the file before.
-            self._events = EventsWriter(str(self.folder / "events"), f".{purge_step or 0}")
+            self._events = EventsWriter(str(self.folder / "events"), f".{purge_step or 0}{suffix}")
             if purge_step is not None:
                 start = SessionLog(status=SessionLog.START)
                 self._events.write_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
@@ -41,10 +44,35 @@ class EventWriter:
 
     def write(self, scalars: Mapping[str, int | float], step: int) -> None:
         """Append numbers at one step, and flush."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._append([Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()], step)
+
+    def image(self, tag: str, png: bytes, step: int) -> None:
+        """Append an image at one step, and flush.
+
+        Args:
+            tag: its name.
+            png: a PNG file of eight bits a channel, as matplotlib writes them.
+            step: env_steps.
+
+        Raises:
+            ValueError: if it is no PNG.
+        """
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        if not png.startswith(b"\x89PNG\r\n\x1a\n"):
+            raise ValueError(f"image {tag!r} begins with {png[:8]!r}; it must be a PNG")
+        # The header: width, height, bits, and the kind of colours (0 grey, 2 RGB, 4 grey and alpha, 6 RGBA).
+        width, height, _, colours = struct.unpack(">IIBB", png[16:26])
+        colorspace = {0: 1, 4: 2, 6: 4}.get(colours, 3)
+        image = Summary.Image(height=height, width=width, colorspace=colorspace, encoded_image_string=png)
+        self._append([Summary.Value(tag=tag, image=image)], step)
+
+    def _append(self, values: list[Any], step: int) -> None:
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         try:
             self._events.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
             self._events.flush()

@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 import tyro
 
-from hippodrome.memory.registry import LayerList
-
 from .errors import ConfigError, nearest_name, unknown_name
 from .schema import TrainConfig
 from .validation import DEFAULT_KINDS, kind_of, kind_type, known_kinds
@@ -209,6 +207,8 @@ def _first_paragraph(box: str) -> str:
 def _registry(default: TrainConfig, read_word: Callable[[str], Any]) -> tyro.constructors.ConstructorRegistry:
     """How the command line reads integers (1e6 too), mappings (NAME=VALUE) and kinds (help lists all of them)."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    from hippodrome.memory.registry import LayerList
 
     registry = ConstructorRegistry()
     kinds: dict[Any, list[str]] = {

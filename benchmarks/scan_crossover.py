@@ -1,0 +1,84 @@
+"""Which solver of the diagonal recurrence is fastest where, and how far `method="auto"` is from it.
+
+    uv run benchmarks/scan_crossover.py [--markdown docs/scan_crossover.md]
+
+Gradients by factors, inputs and carry of `linear_recurrence`, medians of interleaved runs after one to compile. The
+kernel ("pallas") runs on GPUs only. Cells that would hold more than --limit floats are left out.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from hippodrome.memory import linear_recurrence
+from hippodrome.memory.scan import choose_method
+
+LENGTHS, BATCHES, WIDTHS = (16, 64, 256, 1024, 4096), (1, 8, 64), (32, 128)
+
+
+def make_call(method: str, length: int, batch: int, width: int, is_complex: bool, varying: bool):
+    """The compiled gradient with its arguments, as a call without arguments."""
+    key = jax.random.key(0)
+    shape = (length, batch, width)
+    decay = jax.random.uniform(key, shape if varying else (width,), minval=0.5, maxval=0.999)
+    b, reset = jax.random.normal(key, shape), jax.random.uniform(key, shape[:2]) < 0.01
+    carry = jnp.zeros(shape[1:])
+    if is_complex:
+        decay, b, carry = decay * jnp.exp(0.1j), b + 1j, carry + 0j
+
+    def loss(decay, b, carry):
+        states, _ = linear_recurrence(decay, b, reset, carry, method=method)
+        return (jnp.abs(states) ** 2).sum()
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    return lambda: jax.block_until_ready(gradient(decay, b, carry))
+
+
+def main() -> None:
+    """Time the grid, print it, and write it as Markdown where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--limit", type=float, default=2e7, help="floats of the states (default: %(default)g)")
+    parser.add_argument("--markdown", type=Path, help="write the table there")
+    arguments = parser.parse_args()
+    methods = ["sequential", "associative", "chunked"] + (["pallas"] if jax.default_backend() == "gpu" else [])
+    chosen = choose_method("auto")
+    head = ["T", "B", "states", "factors", *(f"{each} (ms)" for each in methods), "fastest", f"auto = {chosen}"]
+    rows, worst = [], 0.0
+    for length, batch, width, is_complex, varying in itertools.product(
+        LENGTHS, BATCHES, WIDTHS, (False, True), (False, True)
+    ):
+        if length * batch * width * (1 + is_complex) > arguments.limit:
+            continue
+        calls = {each: make_call(each, length, batch, width, is_complex, varying) for each in methods}
+        times: dict[str, list[float]] = {each: [] for each in methods}
+        for _ in range(arguments.repeats + 1):
+            for name, call in calls.items():
+                began = time.perf_counter()
+                call()
+                times[name].append(1e3 * (time.perf_counter() - began))
+        medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+        fastest = min(medians, key=medians.__getitem__)
+        ratio = medians[chosen] / medians[fastest]
+        worst = max(worst, ratio)
+        kind = f"{width} {'complex' if is_complex else 'real'}"
+        numbers = [f"{medians[each]:.2f}" for each in methods]
+        factors = "varying" if varying else "constant"
+        rows.append([str(length), str(batch), kind, factors, *numbers, fastest, f"{ratio:.2f} times"])
+        print(" | ".join(rows[-1]), flush=True)
+        jax.clear_caches()
+    print(f"auto is at worst {worst:.2f} times the fastest")
+    if arguments.markdown:
+        lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
+        title = f"# The solvers of the diagonal recurrence on {jax.devices()[0].device_kind}\n\n"
+        about = f"    uv run benchmarks/scan_crossover.py\n\nauto is at worst {worst:.2f} times the fastest.\n\n"
+        arguments.markdown.write_text(title + about + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
