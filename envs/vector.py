@@ -166,7 +166,7 @@ def check_batch(what: str, value: Any, space: Space, num_envs: int) -> None:
     if len(leaves) != len(parts):
         raise ValueError(f"{what} has {len(leaves)} arrays, expected {len(parts)}, one for each part of {space!r}")
     for part, leaf in zip(parts, leaves, strict=True):
-        wanted = (num_envs, *part.shape)
+        wanted = (num_envs, *getattr(part, "shape", ()))
         if jnp.shape(leaf) != wanted:
             raise ValueError(f"{what} has shape {jnp.shape(leaf)}, expected {wanted}: one {part!r} per environment")
         if not isinstance(part, Box) and not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):

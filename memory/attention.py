@@ -123,10 +123,8 @@ class SlidingWindowAttention(nn.Module):
         y = _attend(flat[0], flat[1], flat[2], flat[3][:, -1:], flat[3])
         # Entries of no episode are zero on every path, so that equal pasts have equal carries.
         held = (number >= 0).reshape(*number.shape, 1, 1)
-        last = (
-            *(jnp.where(held, each, 0.0)[..., 1:, :, :] for each in window[:2]),
-            (number >= 0)[..., 1:].astype(jnp.float32),
-        )
+        kept_k, kept_v = (jnp.where(held, each, 0.0)[..., 1:, :, :] for each in window[:2])
+        last = (kept_k, kept_v, (number >= 0)[..., 1:].astype(jnp.float32))
         return last, self.out_proj(y.reshape(*batch, self.d_model).astype(x.dtype))
 
     def _qkv(self, x: Array) -> list[Array]:

@@ -93,7 +93,8 @@ class DeltaNet(nn.Module):
         check_step(self, carry, x, reset)
         window, qkv = self.conv.step(carry[0], self.qkv(x), reset)
         q, k, v, log_decay, beta = self._inputs(qkv, x)
-        y, state = matrix_step(*(each[..., None, :] for each in (q, k, v)), log_decay, reset, carry[1], beta)
+        q, k, v = (each[..., None, :] for each in (q, k, v))
+        y, state = matrix_step(q, k, v, log_decay, reset, carry[1], beta)
         return (window, state), self._output(y[..., 0, :], x)
 
     def _inputs(self, qkv: Array, x: Array) -> tuple[Array, ...]:

@@ -63,7 +63,7 @@ def expanded_recurrence(
         a, b = coefficients(u)
         shape = (*flags.shape, *state.shape[flags.ndim - 1 :])
         states, last = linear_recurrence(
-            jnp.broadcast_to(a, shape), jnp.broadcast_to(b, shape), flags, state, method=solver
+            jnp.broadcast_to(a, shape), jnp.broadcast_to(b, shape), flags, state, method=method
         )
         return last, readout(states, u)
 

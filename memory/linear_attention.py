@@ -69,7 +69,8 @@ class LinearAttention(nn.Module):
         """One step."""
         check_step(self, carry, x, reset)
         q, k, v, log_decay = self._inputs(x)
-        y, state = matrix_step(*(each[..., None, :] for each in (q, k, v)), log_decay, reset, carry)
+        q, k, v = (each[..., None, :] for each in (q, k, v))
+        y, state = matrix_step(q, k, v, log_decay, reset, carry)
         return state, self._output(y[..., 0, :], x)
 
     def _inputs(self, x: Array) -> tuple[Array, Array, Array, Array]:

@@ -113,7 +113,8 @@ class Mamba2(nn.Module):
         z, u, dt = self._project(x)
         window, u = self.conv.step(carry[0], u, reset)
         q, k, x, v, log_decay = self._inputs(u, dt)
-        y, state = matrix_step(*(each[..., None, :] for each in (q, k, v)), log_decay, reset, carry[1])
+        q, k, v = (each[..., None, :] for each in (q, k, v))
+        y, state = matrix_step(q, k, v, log_decay, reset, carry[1])
         return (window, state), self._output(y[..., 0, :], x, z)
 
     def _project(self, x: Array) -> tuple[Array, Array, Array]:

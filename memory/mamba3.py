@@ -131,13 +131,9 @@ class Mamba3(nn.Module):
         # Across a reset nothing is written, and nothing may flow back.
         following = jnp.concatenate([jnp.where(reset[1:, ..., None], 0.0, ahead[1:]), jnp.zeros_like(ahead[:1])])
         state = first[1] + self._update(first[2], ahead[0][..., None] * first[3])
-        y, last = matrix_recurrence(
-            *(_by_entries(each) for each in (C, B, (written + following)[..., None, None] * entries)),
-            log_decay,
-            reset,
-            state,
-            chunk_size=self.chunk_size,
-        )
+        values = (written + following)[..., None, None] * entries
+        q, k, v = (_by_entries(each) for each in (C, B, values))
+        y, last = matrix_recurrence(q, k, v, log_decay, reset, state, chunk_size=self.chunk_size)
         y = jnp.moveaxis(y.reshape(len(x), self.mimo_rank, *y.shape[1:]), 1, -2)
         # What the next step writes of this input must not be read yet.
         y = y - following[..., None, None] * ((C @ jnp.swapaxes(B, -1, -2)) @ entries)

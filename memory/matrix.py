@@ -72,8 +72,8 @@ def matrix_recurrence(
     def run(state, chunk):
         return _chunk(state, chunk, rank)
 
-    inputs = (chunks(q, rank), chunks(k, rank), chunks(v, rank), chunks(log_decay), chunks(reset))
-    inputs += (None if beta is None else chunks(beta),)
+    entries = (chunks(q, rank), chunks(k, rank), chunks(v, rank))
+    inputs = (*entries, chunks(log_decay), chunks(reset), None if beta is None else chunks(beta))
     state = carry.reshape(math.prod(batch), *carry.shape[len(batch) :])
     last, y = jax.lax.scan(run, state, inputs)
     y = jnp.moveaxis(y, 3, 1).reshape(num_chunks * size * rank, *batch, num_heads, v.shape[-1])

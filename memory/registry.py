@@ -165,7 +165,7 @@ def _build_block(where: str, spec: LayerSpec, d_model: int, block_fields: dict[s
 
 def _build_layer(where: str, spec: LayerSpec, d_model: int) -> nn.Module:
     """The layer of one entry: a name, or a mapping with a kind and fields."""
-    options = dict(spec) if isinstance(spec, Mapping) else {"kind": spec}
+    options: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"kind": spec}
     kind = options.pop("kind", None)
     known = [*_CLASSES, "parallel"]
     if kind not in known:

@@ -68,13 +68,10 @@ class S7(nn.Module):
         """The whole sequence by a scan over chunks."""
         check_sequence(self, carry, x, reset)
         check_width(self, x, self.d_model, "d_model; use a Stack for another width")
+        coefficients, readout = self._recurrence()
+        u = x.astype(jnp.float32)
         y, last = expanded_recurrence(
-            *self._recurrence(),
-            x.astype(jnp.float32),
-            reset,
-            carry,
-            method=self.method,
-            chunk_size=self.chunk_size,
+            coefficients, readout, u, reset, carry, method=self.method, chunk_size=self.chunk_size
         )
         return last, self._output(y, x)
 

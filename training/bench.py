@@ -144,7 +144,12 @@ def _measure(kind: str, config: BenchConfig) -> dict[str, Any]:
     x = jax.random.normal(jax.random.key(0), (config.length, config.batch, config.d_model))
     reset = jnp.zeros(x.shape[:2], bool).at[0].set(True)
     params = jax.jit(memory.init)(jax.random.key(1), carry, x, reset)
-    gradient = jax.jit(jax.grad(lambda params: (memory.apply(params, carry, x, reset)[1] ** 2).sum()))
+
+    def loss(params: Any) -> Any:
+        y: Any = memory.apply(params, carry, x, reset)[1]
+        return (y**2).sum()
+
+    gradient = jax.jit(jax.grad(loss))
     step = jax.jit(lambda carry: memory.apply(params, carry, x[0], reset[0], method="step"))
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
@@ -192,7 +197,8 @@ def _accuracy(kind: str, probe: Probe, config: BenchConfig) -> list[float]:
 
     def accuracy(params, length):
         tokens, targets, asked = probe.sample(test_key, length, 256)
-        right = (model.apply(params, tokens).argmax(-1) == targets) & asked
+        logits: Any = model.apply(params, tokens)
+        right = (logits.argmax(-1) == targets) & asked
         return right.sum() / asked.sum()
 
     params = train()

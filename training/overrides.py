@@ -245,7 +245,7 @@ def _registry(default: TrainConfig, read_word: Callable[[str], Any]) -> tyro.con
         if info.type_origin is not tuple or typing.get_args(info.type) != typing.get_args(LayerList):
             return None
         return PrimitiveConstructorSpec(
-            nargs="+",
+            nargs="*",
             metavar="KIND|{kind: KIND, FIELD: VALUE} ...",
             instance_from_str=lambda words: tuple(read_word(word) for word in words),
             is_instance=lambda value: isinstance(value, tuple),

@@ -46,7 +46,7 @@ def read_suite(name: str) -> Suite:
 
     is_file = name.endswith((".yaml", ".yml"))
     content = read_yaml(Path(name)) if is_file else load_suite(name)
-    environments = content.get("environments")
+    environments: Any = content.get("environments")
     keys = ["environments", "references"]
     errors = [unknown_name("key", key, keys) for key in content if key not in keys]
     if "environments" not in content:
