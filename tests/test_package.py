@@ -140,6 +140,7 @@ def test_the_commands_of_the_readme_are_understood(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(training, "train", lambda *_, **__: None, raising=False)
     monkeypatch.setattr("hippodrome.training.evaluation.evaluate", lambda *_, **__: {})
     monkeypatch.setattr("hippodrome.training.evaluation.evaluation_table", lambda _: "")
+    monkeypatch.setattr("hippodrome.training.bench.run_bench", lambda *_, **__: {})
     monkeypatch.setattr("hippodrome.training.inspection.inspect_run", lambda *_, **__: {})
     monkeypatch.setattr("hippodrome.training.inspection.inspection_table", lambda _: "")
     monkeypatch.setattr(suite, "run_suite", lambda name, *_, **__: suite.read_suite(name))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import TrainConfig, load_config, save_config
     from .evaluation import evaluate, load_policy
+    from .inspection import inspect_run
     from .loop import train
     from .policy import Policy
 
@@ -14,13 +15,14 @@ _HOMES = {
     "Policy": "policy",
     "TrainConfig": "config",
     "evaluate": "evaluation",
+    "inspect_run": "inspection",
     "load_config": "config",
     "load_policy": "evaluation",
     "save_config": "config",
     "train": "loop",
 }
 
-__all__ = ["Policy", "TrainConfig", "evaluate", "load_config", "load_policy", "save_config", "train"]
+__all__ = ["Policy", "TrainConfig", "evaluate", "inspect_run", "load_config", "load_policy", "save_config", "train"]
 
 
 def __getattr__(name: str) -> Any:
