@@ -112,82 +112,19 @@ class ResidualBlock(nn.Module):
         return carry, (self.normalisation(y) if self.norm == "post" else y).astype(x.dtype)
 
 
-class Parallel(nn.Module):
-    """Layers side by side on the same input, as heads of attention beside heads of a state-space model.
-
-    y = sum_i scale_i * rms_norm(layer_i(x)) / number of layers
-
-    A layer like any other; the carry is the tuple of the carries. All layers have one d_model. Raises ValueError for
-    layers that do not fit together. Source: Dong et al. 2024, "Hymba: a hybrid-head architecture", section 2.1.
-    """
+class _Layers(nn.Module):
+    """What Stack and Parallel share: layers of one d_model, a tuple of carries; `_through` says how inputs pass."""
 
     layers: tuple[nn.Module, ...]
-
-    default_activation: ClassVar[str] = "none"
-
-    def __post_init__(self):
-        _one_width(self)
-        super().__post_init__()
-
-    def setup(self):
-        self.normalisations = [nn.RMSNorm(epsilon=1e-5) for _ in self.layers]
-
-    @property
-    def d_model(self) -> int:
-        """Width of the output."""
-        return self.layers[0].d_model
-
-    def initial_carry(self, batch_shape: tuple[int, ...]) -> tuple[Carry, ...]:
-        """The tuple of the initial carries of the layers."""
-        return tuple(layer.initial_carry(batch_shape) for layer in self.layers)
-
-    def __call__(
-        self, carry: tuple[Carry, ...], x: Float[Array, "T *batch d_in"], reset: Bool[Array, "T *batch"]
-    ) -> tuple[tuple[Carry, ...], Float[Array, "T *batch d_model"]]:
-        """The whole sequence."""
-        check_sequence(self, carry, x, reset)
-        return self._side_by_side([layer.__call__ for layer in self.layers], carry, x, reset)
-
-    def step(
-        self, carry: tuple[Carry, ...], x: Float[Array, "*batch d_in"], reset: Bool[Array, "*batch"]
-    ) -> tuple[tuple[Carry, ...], Float[Array, "*batch d_model"]]:
-        """One step."""
-        check_step(self, carry, x, reset)
-        return self._side_by_side([layer.step for layer in self.layers], carry, x, reset)
-
-    def _side_by_side(self, runs, carry, x, reset):
-        carries, outputs = zip(*(run(each, x, reset) for run, each in zip(runs, carry, strict=True)), strict=True)
-        normalised = [norm(y) for norm, y in zip(self.normalisations, outputs, strict=True)]
-        # Where one layer is not finite no gradient enters the others: in their matrix products 0 * nan would spread it
-        # over steps that a reset keeps apart.
-        sound = jnp.stack([jnp.isfinite(y).all(-1, keepdims=True) for y in normalised]).all(0)
-        return carries, jnp.where(sound, sum(normalised) / len(normalised), jnp.nan).astype(x.dtype)
-
-
-class Stack(nn.Module):
-    """Layers or blocks one after the other, with an input projection to d_model; a memory like any single layer.
-
-    y = final_norm(layer_L(... layer_1(project(x))))
-
-    The projection is a Dense layer, made where the widths differ ("auto"), always, or never. The carry is the tuple
-    of the carries of the layers. All layers have one d_model. Raises ValueError for layers that do not fit together.
-    """
-
-    layers: tuple[nn.Module, ...]
-    projection: Annotated[
-        Literal["auto", "always", "never"], Doc("dense layer from the input to d_model; auto: where the widths differ")
-    ] = "auto"
-    final_norm: Annotated[bool, Doc("layer normalisation after the last block")] = False
 
     def __post_init__(self):
         check_fields(self)
-        _one_width(self)
+        widths = [layer.d_model for layer in self.layers]
+        if len(set(widths)) != 1:
+            raise ValueError(
+                f"{type(self).__name__}: its layers have d_model {widths}; there must be at least one, all of one width"
+            )
         super().__post_init__()
-
-    def setup(self):
-        self.project = Dense(self.d_model)
-        if self.final_norm:
-            self.normalisation = nn.LayerNorm()
 
     @property
     def d_model(self) -> int:
@@ -213,6 +150,52 @@ class Stack(nn.Module):
         return self._through([layer.step for layer in self.layers], carry, x, reset)
 
     def _through(self, runs, carry, x, reset):
+        raise NotImplementedError
+
+
+class Parallel(_Layers):
+    """Layers side by side on the same input, as heads of attention beside heads of a state-space model.
+
+    y = sum_i scale_i * rms_norm(layer_i(x)) / number of layers
+
+    A layer like any other; the carry is the tuple of the carries. All layers have one d_model. Raises ValueError for
+    layers that do not fit together. Source: Dong et al. 2024, "Hymba: a hybrid-head architecture", section 2.1.
+    """
+
+    default_activation: ClassVar[str] = "none"
+
+    def setup(self):
+        self.normalisations = [nn.RMSNorm(epsilon=1e-5) for _ in self.layers]
+
+    def _through(self, runs, carry, x, reset):
+        carries, outputs = zip(*(run(each, x, reset) for run, each in zip(runs, carry, strict=True)), strict=True)
+        normalised = [norm(y) for norm, y in zip(self.normalisations, outputs, strict=True)]
+        # Where one layer is not finite no gradient enters the others: in their matrix products 0 * nan would spread it
+        # over steps that a reset keeps apart.
+        sound = jnp.stack([jnp.isfinite(y).all(-1, keepdims=True) for y in normalised]).all(0)
+        return carries, jnp.where(sound, sum(normalised) / len(normalised), jnp.nan).astype(x.dtype)
+
+
+class Stack(_Layers):
+    """Layers or blocks one after the other, with an input projection to d_model; a memory like any single layer.
+
+    y = final_norm(layer_L(... layer_1(project(x))))
+
+    The projection is a Dense layer, made where the widths differ ("auto"), always, or never. The carry is the tuple
+    of the carries of the layers. All layers have one d_model. Raises ValueError for layers that do not fit together.
+    """
+
+    projection: Annotated[
+        Literal["auto", "always", "never"], Doc("dense layer from the input to d_model; auto: where the widths differ")
+    ] = "auto"
+    final_norm: Annotated[bool, Doc("layer normalisation after the last block")] = False
+
+    def setup(self):
+        self.project = Dense(self.d_model)
+        if self.final_norm:
+            self.normalisation = nn.LayerNorm()
+
+    def _through(self, runs, carry, x, reset):
         """Project, run every layer on its own carry, normalise."""
         if not self.is_initializing():
             params = self.variables.get("params", {})
@@ -227,12 +210,3 @@ class Stack(nn.Module):
             carries.append(layer_carry)
         y = self.normalisation(y) if self.final_norm else y
         return tuple(carries), y.astype(x.dtype)
-
-
-def _one_width(owner: "Parallel | Stack") -> None:
-    """Raise ValueError unless there are layers, all of one d_model."""
-    widths = [layer.d_model for layer in owner.layers]
-    if len(set(widths)) != 1:
-        raise ValueError(
-            f"{type(owner).__name__}: its layers have d_model {widths}; there must be at least one, all of one width"
-        )
