@@ -13,7 +13,7 @@ from typing_extensions import Doc
 
 from .convolution import ShortConvolution
 from .core import Dense, check_sequence, check_step, merge_heads, split_heads, unit_norm
-from .errors import check_fields
+from .errors import check_fields, check_taps
 from .inits import dt_bias
 from .matrix import matrix_recurrence, matrix_step
 from .registry import register
@@ -52,8 +52,7 @@ class DeltaNet(nn.Module):
         name = type(self).__name__
         if self.d_model % self.num_heads:
             raise ValueError(f"{name}: num_heads={self.num_heads} must divide d_model={self.d_model}")
-        if self.d_conv < 2:
-            raise ValueError(f"{name}: d_conv={self.d_conv} must be at least 2")
+        check_taps(self)
         super().__post_init__()
 
     def setup(self):

@@ -48,3 +48,16 @@ def check_fields(owner: Any) -> None:
             raise ValueError(f"{label}={value!r} must be a finite number")
         elif kind is bool and not isinstance(value, bool):
             raise ValueError(f"{label}={value!r} must be True or False")
+
+
+def check_dt_range(owner: Any) -> None:
+    """Raise ValueError unless 0 < dt_min <= dt_max, the initial steps of a state-space layer."""
+    if not 0 < owner.dt_min <= owner.dt_max:
+        name = type(owner).__name__
+        raise ValueError(f"{name}: dt_min={owner.dt_min} and dt_max={owner.dt_max} must satisfy 0 < dt_min <= dt_max")
+
+
+def check_taps(owner: Any) -> None:
+    """Raise ValueError unless the short convolution has a past: d_conv of at least 2."""
+    if owner.d_conv < 2:
+        raise ValueError(f"{type(owner).__name__}: d_conv={owner.d_conv} must be at least 2")

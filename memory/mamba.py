@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from typing_extensions import Doc
 
+from .errors import check_dt_range
 from .inits import dt_bias
 from .registry import register
 from .selective import SelectiveBlock, project_state
@@ -37,8 +38,7 @@ class Mamba(SelectiveBlock):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.dt_min <= self.dt_max:
-            raise ValueError(f"Mamba: dt_min={self.dt_min} and dt_max={self.dt_max} must satisfy 0 < dt_min <= dt_max")
+        check_dt_range(self)
 
     def setup(self):
         super().setup()

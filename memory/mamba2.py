@@ -13,7 +13,7 @@ from typing_extensions import Doc
 
 from .convolution import ShortConvolution
 from .core import Dense, check_sequence, check_step, merge_heads, split_heads
-from .errors import check_fields
+from .errors import check_dt_range, check_fields, check_taps
 from .inits import dt_bias
 from .matrix import matrix_recurrence, matrix_step
 from .registry import register
@@ -54,14 +54,12 @@ class Mamba2(nn.Module):
 
     def __post_init__(self):
         check_fields(self)
-        if self.d_conv < 2:
-            raise ValueError(f"Mamba2: d_conv={self.d_conv} must be at least 2")
+        check_taps(self)
         if self.d_inner % self.head_dim:
             raise ValueError(f"Mamba2: head_dim={self.head_dim} must divide expand * d_model = {self.d_inner}")
         if self.num_heads % self.groups:
             raise ValueError(f"Mamba2: groups={self.groups} must divide the number of heads, {self.num_heads}")
-        if not 0 < self.dt_min <= self.dt_max:
-            raise ValueError(f"Mamba2: dt_min={self.dt_min} and dt_max={self.dt_max} must satisfy 0 < dt_min <= dt_max")
+        check_dt_range(self)
         super().__post_init__()
 
     @property

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from typing_extensions import Doc
 
 from .core import Dense, check_sequence, check_step, merge_heads, reset_where, split_heads
-from .errors import check_fields
+from .errors import check_dt_range, check_fields
 from .inits import dt_bias
 from .matrix import matrix_recurrence, matrix_step
 from .registry import register
@@ -70,8 +70,7 @@ class Mamba3(nn.Module):
                 f"Mamba3: rope_fraction={self.rope_fraction} of d_state={self.d_state} must hold at least one pair and "
                 "be at most 1"
             )
-        if not 0 < self.dt_min <= self.dt_max:
-            raise ValueError(f"Mamba3: dt_min={self.dt_min} and dt_max={self.dt_max} must satisfy 0 < dt_min <= dt_max")
+        check_dt_range(self)
         super().__post_init__()
 
     @property

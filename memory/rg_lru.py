@@ -14,7 +14,7 @@ from typing_extensions import Doc
 from .convolution import ShortConvolution
 from .core import Dense, check_sequence, check_step, reset_where
 from .diagonal import recur
-from .errors import check_fields
+from .errors import check_fields, check_taps
 from .registry import register
 from .scan import Method, choose_method
 
@@ -57,8 +57,7 @@ class RGLRU(nn.Module):
             raise ValueError(f"RGLRU: d_inner={self.d_inner} must be positive, or None for d_model")
         if self.width % self.num_heads:
             raise ValueError(f"RGLRU: num_heads={self.num_heads} must divide the width of the recurrence, {self.width}")
-        if self.d_conv < 2:
-            raise ValueError(f"RGLRU: d_conv={self.d_conv} must be at least 2")
+        check_taps(self)
         if not 0 < self.r_min < self.r_max < 1:
             raise ValueError(f"RGLRU: r_min={self.r_min} and r_max={self.r_max} must satisfy 0 < r_min < r_max < 1")
         super().__post_init__()

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from typing_extensions import Doc
 
 from .core import check_sequence, check_step, check_width, reset_where
-from .errors import check_fields
+from .errors import check_dt_range, check_fields
 from .expanded import expanded_recurrence
 from .inits import hippo_blocks, log_uniform
 from .pairs import from_pair, to_pair
@@ -58,8 +58,7 @@ class S4D(nn.Module):
         check_fields(self)
         if self.eigenvalues != "real" and self.d_state % 2:
             raise ValueError(f"S4D: d_state={self.d_state} must be even, or eigenvalues='real'")
-        if not 0 < self.dt_min <= self.dt_max:
-            raise ValueError(f"S4D: dt_min={self.dt_min} and dt_max={self.dt_max} must satisfy 0 < dt_min <= dt_max")
+        check_dt_range(self)
         super().__post_init__()
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> Float[Array, "*batch H N"]:

@@ -14,7 +14,7 @@ from typing_extensions import Doc
 
 from .core import check_sequence, check_step, check_width, matmul, reset_where
 from .diagonal import recur
-from .errors import check_fields
+from .errors import check_dt_range, check_fields
 from .inits import hippo_blocks, log_uniform, perturbed_hippo, truncated_normal
 from .pairs import multiply, pair_factors, to_pair
 from .registry import register
@@ -76,8 +76,7 @@ class S5(nn.Module):
                 f"S5: d_state / blocks = {self.d_state // self.blocks} must be even with conj_sym=True; "
                 "choose another d_state or blocks, or conj_sym=False"
             )
-        if not 0 < self.dt_min <= self.dt_max:
-            raise ValueError(f"S5: dt_min={self.dt_min} and dt_max={self.dt_max} must satisfy 0 < dt_min <= dt_max")
+        check_dt_range(self)
         if self.eigenvalues == "ptd" and (self.conj_sym or self.parameterization == "stable"):
             raise ValueError(
                 "S5: eigenvalues='ptd' come in no conjugate pairs and lie below -2: it needs conj_sym=False and a "

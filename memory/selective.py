@@ -13,7 +13,7 @@ from typing_extensions import Doc
 
 from .convolution import ShortConvolution
 from .core import Dense, check_sequence, check_step, reset_where
-from .errors import check_fields
+from .errors import check_fields, check_taps
 from .expanded import expanded_recurrence
 from .scan import Method
 
@@ -42,8 +42,7 @@ class SelectiveBlock(nn.Module):
     def __post_init__(self):
         check_fields(self)
         name = type(self).__name__
-        if self.d_conv < 2:
-            raise ValueError(f"{name}: d_conv={self.d_conv} must be at least 2")
+        check_taps(self)
         if self.dt_rank is not None and self.dt_rank < 1:
             raise ValueError(f"{name}: dt_rank={self.dt_rank} must be positive, or None for d_model / 16")
         super().__post_init__()

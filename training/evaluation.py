@@ -46,15 +46,29 @@ def load_policy(
     config = load_config(run)
     experiment, state, _ = restore_run(run, config, step)
     params = _chosen_params(state, step)
-    if config.num_seeds > 1:
-        scores = np.where(np.asarray(state.failed_update) < 0, np.asarray(state.best.score), -np.inf)
-        index = int(np.argmax(scores)) if train_seed == "best" else train_seed
-        if not 0 <= index < config.num_seeds:
-            raise ConfigError(f"train_seed={train_seed} must be below the run's num_seeds={config.num_seeds}")
-        params = jax.tree.map(lambda leaf: leaf[index], params)
-    elif train_seed not in ("best", 0):
-        raise ConfigError(f"train_seed={train_seed} must be 0: the run has one seed")
+    params = params_of_seed(params, config, choose_train_seed(state, config, train_seed))
     return Policy(experiment.agent, params, experiment.envs.observation_space, experiment.envs.action_space)
+
+
+def choose_train_seed(state: TrainState, config: TrainConfig, train_seed: int | Literal["best"]) -> int:
+    """The index of a vmapped seed; "best" is the one with the highest training return of those that did not fail.
+
+    Raises:
+        ConfigError: for a seed that the run has not.
+    """
+    if train_seed == "best":
+        scores = np.where(np.asarray(state.failed_update) < 0, np.asarray(state.best.score), -np.inf)
+        return int(np.argmax(scores))
+    if config.num_seeds == 1 and train_seed != 0:
+        raise ConfigError(f"train_seed={train_seed} must be 0: the run has one seed")
+    if not 0 <= train_seed < config.num_seeds:
+        raise ConfigError(f"train_seed={train_seed} must be below the run's num_seeds={config.num_seeds}")
+    return train_seed
+
+
+def params_of_seed(params: Any, config: TrainConfig, index: int) -> Any:
+    """The parameters of one of the vmapped seeds; all there are where the run has one."""
+    return params if config.num_seeds == 1 else jax.tree.map(lambda leaf: leaf[index], params)
 
 
 def evaluate(

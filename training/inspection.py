@@ -25,11 +25,11 @@ from .checkpoint_files import write_json
 from .checks import MAX_SEED
 from .config import TrainConfig, load_config
 from .errors import ConfigError, RunFolderError
-from .evaluation import CheckpointChoice, load_policy, restore_run
+from .evaluation import CheckpointChoice, choose_train_seed, load_policy, params_of_seed, restore_run
 from .events import EventWriter
 from .inspection_picture import draw_inspection, write_picture
 from .rollout import collect
-from .step import Experiment, TrainState, initial_state, make_environment
+from .step import Experiment, initial_state, make_environment
 
 INSPECTION_FILE = "inspection.json"
 PICTURE_FILE = "inspection.png"
@@ -84,9 +84,9 @@ def inspect_run(
     config = load_config(run)
     experiment, state, metadata = restore_run(run, config, step)
     memories = find_memories(experiment.agent)
-    index = _chosen_seed(state, config, train_seed)
+    index = choose_train_seed(state, config, train_seed)
     # One checkpoint holds both: the newest parameters and the best so far.
-    trained = _of_seed(state.best.params if step == "best" else state.learner.params, config, index)
+    trained = params_of_seed(state.best.params if step == "best" else state.learner.params, config, index)
     parameters = {"before": initial_params(config, experiment, index), "after": trained}
 
     play_key, probe_key = jax.random.split(jax.random.key(seed))
@@ -135,7 +135,7 @@ def initial_params(config: TrainConfig, experiment: Experiment, index: int = 0) 
         return load_policy(config.init_from).params
     # The whole state, in one program, as training makes it: parts of it compiled alone may round differently.
     state = jax.jit(lambda: initial_state(experiment, config))()
-    return _of_seed(state.learner.params, config, index)
+    return params_of_seed(state.learner.params, config, index)
 
 
 def find_memories(agent: Any) -> dict[str, nn.Module]:
@@ -180,20 +180,6 @@ def inspection_table(result: dict[str, Any]) -> Group:
         lags = [horizon[when]["lag_at_mass"][f"{mass:g}"] for when in ("before", "after") for mass in MASSES]
         horizons.add_row(label, *("-" if lag is None else str(lag) for lag in lags))
     return Group(layers, *notes, horizons)
-
-
-def _chosen_seed(state: TrainState, config: TrainConfig, train_seed: int | Literal["best"]) -> int:
-    """The index that `load_policy` takes."""
-    if train_seed == "best":
-        scores = np.where(np.asarray(state.failed_update) < 0, np.asarray(state.best.score), -np.inf)
-        return int(np.argmax(scores))
-    if not 0 <= train_seed < config.num_seeds:
-        raise ConfigError(f"train_seed={train_seed} must be below the run's num_seeds={config.num_seeds}")
-    return train_seed
-
-
-def _of_seed(params: Any, config: TrainConfig, index: int) -> Any:
-    return params if config.num_seeds == 1 else jax.tree.map(lambda leaf: leaf[index], params)
 
 
 def _play(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Union, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pydantic
 import pytest
@@ -16,6 +17,7 @@ from typing_extensions import Doc
 
 from hippodrome.memory import (
     GRU,
+    RGLRU,
     S5,
     MemoryConfig,
     ResidualBlock,
@@ -28,6 +30,7 @@ from hippodrome.memory import (
     register,
     registry,
 )
+from hippodrome.memory.s4d import initial_eigenvalues
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 KINDS = list_memories()
@@ -283,3 +286,31 @@ def test_a_wrong_composition_says_where(layers, message):
 def test_sizes_that_do_not_fit_are_refused(kind, options, message):
     with pytest.raises(ValueError, match=message):
         make_memory(kind, **options)
+
+
+def test_eigenvalues_of_s4d_begin_as_published():
+    kinds = {kind: initial_eigenvalues(4, kind) for kind in ("lin", "inv", "real", "dss")}
+    np.testing.assert_allclose(kinds["lin"], [-0.5, -0.5 + 1j * np.pi])
+    np.testing.assert_allclose(kinds["inv"], [-0.5 + 1j * 4 / np.pi * 3, -0.5 + 1j * 4 / np.pi / 3])
+    np.testing.assert_allclose(kinds["real"], [-1, -2, -3, -4])
+    np.testing.assert_allclose(kinds["dss"].real, -0.5)
+    # The other half are their conjugates: HiPPO's skew part has no real eigenvalue and trace 0.
+    whole = np.linalg.eigvals(-0.5 * np.eye(4) + _skew_of_hippo(4))
+    np.testing.assert_allclose(sorted(kinds["dss"].imag), sorted(whole.imag)[:2], rtol=1e-6)
+
+
+def _skew_of_hippo(size):
+    root = np.sqrt(2.0 * np.arange(size) + 1.0)
+    lower = -0.5 * np.tril(np.outer(root, root), -1)
+    return lower - lower.T
+
+
+def test_the_recurrence_of_rg_lru_has_a_width_of_its_own():
+    memory = RGLRU(d_model=8, d_inner=6, num_heads=3)
+    window, state = memory.initial_carry((2,))
+    assert window.shape == (2, 3, 6) and state.shape == (2, 6)
+    x, reset = jnp.zeros((1, 2, 5)), jnp.ones((1, 2), bool)
+    variables = memory.init(jax.random.key(0), (window, state), x, reset)
+    assert memory.apply(variables, (window, state), x, reset)[1].shape == (1, 2, 8)
+    with pytest.raises(ValueError, match="d_inner=0 must be positive"):
+        RGLRU(d_inner=0)
