@@ -32,3 +32,5 @@ __all__ = [
     "register_unavailable",
     "to_gymnasium",
 ]
+
+register_env("hippodrome/Overwrite", "hippodrome.envs.overwrite:Overwrite")
