@@ -88,7 +88,13 @@ def train(
         run.begin(given)
     else:
         run.restore()
-    with ProgressBar(experiment.num_updates * experiment.steps_per_update) as bar, interrupt_flag() as interrupted:
+    planned = experiment.num_updates * experiment.steps_per_update
+    with ProgressBar(planned) as bar, interrupt_flag() as interrupted:
+        if planned != config.total_env_steps:
+            bar.say(
+                f"training for {planned:,} env steps: of {config.total_env_steps:,} the whole updates of "
+                f"{experiment.steps_per_update:,}"
+            )
         run.loop(bar, interrupted)
     run.finish()
     return run.folder
