@@ -1,13 +1,18 @@
 """What every memory costs by length: forward, gradient and single step, and the memory XLA sets aside for the gradient.
 
-    uv run benchmarks/memory_speed.py [--kinds s5 mamba gru] [--json FILE] [--markdown FILE] [--plot FILE]
+    uv run --with memax==0.1.1 --with equinox benchmarks/memory_speed.py [--kinds s5 mamba gru] [--json FILE]
+        [--markdown FILE] [--plot FILE]
 
 One bare layer of width 64 at its default options, batch 8, float32, T = 64 ... 16,384; medians of runs that take the
-memories in turn. Times are per token. "Peak" is the temporary memory of the compiled gradient. A cell is left out where
-the one before it took more than --patience seconds.
+memories in turn. Times are per token. "Peak" is the temporary memory of the compiled gradient. PyPI memax's layers of
+the same width stand beside, where it is installed: its recurrences as it ships them, one head, batched by vmap. A cell
+is left out where the one before it took more than --patience seconds, or where its peak is above --limit.
 """
 
 import argparse
+import functools
+import importlib
+import importlib.util
 import json
 import statistics
 import time
@@ -21,32 +26,76 @@ from hippodrome.memory import list_memories, make_memory
 
 LENGTHS, BATCH, WIDTH = (64, 256, 1024, 4096, 16_384), 8, 64
 SKIPPED = ("hybrid", "parallel", "mlp")
+# Layers of memax: module, class, arguments.
+MEMAX = {
+    "memax GRU": ("set_actions.gru", "GRU", {"recurrent_size": WIDTH}),
+    "memax LSTM": ("set_actions.lstm", "LSTM", {"recurrent_size": WIDTH}),
+    "memax LRU": ("semigroups.lru", "LRU", {"recurrent_size": WIDTH, "hidden_size": WIDTH}),
+    "memax S6": ("semigroups.s6", "S6", {"recurrent_size": WIDTH, "hidden_size": WIDTH}),
+    "memax FART": ("semigroups.fart", "FART", {"recurrent_size": WIDTH, "hidden_size": WIDTH}),
+    "memax DeltaNet": ("semigroups.delta", "DeltaNet", {"recurrent_size": WIDTH, "hidden_size": WIDTH}),
+    "memax GDN": ("semigroups.gdn", "GDN", {"recurrent_size": WIDTH, "hidden_size": WIDTH}),
+    "memax attention": (
+        "semigroups.attn",
+        "Attention",
+        {"recurrent_size": WIDTH, "window_size": 64, "positional_embedding": "rope"},
+    ),
+}
+Layer = tuple[Any, Callable[..., jax.Array], Callable[..., jax.Array], jax.Array, jax.Array]
+
+
+def our_layer(kind: str, length: int) -> Layer:
+    """Parameters, the sequence call, the step, and inputs with resets in time-major layout."""
+    memory = make_memory(kind, d_model=WIDTH).layers[0].layer
+    carry = memory.initial_carry((BATCH,))
+    x = jax.random.normal(jax.random.key(0), (length, BATCH, WIDTH))
+    reset = jax.random.uniform(jax.random.key(1), x.shape[:2]) < 0.005
+    params = jax.jit(memory.init)(jax.random.key(2), carry, x[:2], reset[:2])
+
+    def sequence(params: Any, x: jax.Array, reset: jax.Array) -> jax.Array:
+        return memory.apply(params, carry, x, reset)[1]
+
+    def step(params: Any, x: jax.Array, reset: jax.Array) -> jax.Array:
+        return memory.apply(params, carry, x[0], reset[0], method="step")[1]
+
+    return params, sequence, step, x, reset
+
+
+def memax_layer(name: str, length: int) -> Layer:
+    """The same of a layer of memax, in the batch-major layout that its vmap asks for."""
+    import equinox
+
+    module, cls, arguments = MEMAX[name]
+    layer = getattr(importlib.import_module(f"memax.equinox.{module}"), cls)(**arguments, key=jax.random.key(2))
+    params, static = equinox.partition(layer, equinox.is_inexact_array)
+    x = jax.random.normal(jax.random.key(0), (BATCH, length, WIDTH))
+    start = jax.random.uniform(jax.random.key(1), x.shape[:2]) < 0.005
+
+    def sequence(params: Any, x: jax.Array, start: jax.Array) -> jax.Array:
+        layer = equinox.combine(params, static)
+        return jax.vmap(lambda x, start: layer(layer.initialize_carry(), (x, start))[1])(x, start)
+
+    def step(params: Any, x: jax.Array, start: jax.Array) -> jax.Array:
+        return sequence(params, x[:, :1], start[:, :1])
+
+    return params, sequence, step, x, start
 
 
 class Cell:
     """One memory at one length, compiled."""
 
     def __init__(self, kind: str, length: int):
-        memory = make_memory(kind, d_model=WIDTH).layers[0].layer
+        params, sequence, step, x, reset = (memax_layer if kind in MEMAX else our_layer)(kind, length)
         self.tokens = length * BATCH
-        carry = memory.initial_carry((BATCH,))
-        x = jax.random.normal(jax.random.key(0), (length, BATCH, WIDTH))
-        reset = jax.random.uniform(jax.random.key(1), x.shape[:2]) < 0.005
-        params = jax.jit(memory.init)(jax.random.key(2), carry, x[:2], reset[:2])
 
-        def loss(params: Any, x: jax.Array) -> jax.Array:
-            return (memory.apply(params, carry, x, reset)[1] ** 2).sum()
+        def loss(params: Any, x: jax.Array, reset: jax.Array) -> jax.Array:
+            return (sequence(params, x, reset) ** 2).sum()
 
-        forward = jax.jit(lambda: memory.apply(params, carry, x, reset))
-        gradient = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, x).compile()
-        step = jax.jit(lambda: memory.apply(params, carry, x[0], reset[0], method="step"))
-        self.calls: dict[str, Callable[[], Any]] = {
-            "forward": forward,
-            "gradient": lambda: gradient(params, x),
-            "step": step,
-        }
-        self.times: dict[str, list[float]] = {name: [] for name in self.calls}
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, x, reset).compile()
         self.peak = gradient.memory_analysis().temp_size_in_bytes
+        functions = {"forward": jax.jit(sequence), "gradient": gradient, "step": jax.jit(step)}
+        self.calls = {name: functools.partial(each, params, x, reset) for name, each in functions.items()}
+        self.times: dict[str, list[float]] = {name: [] for name in self.calls}
 
     def run(self) -> float:
         """Each call once; the seconds they took together."""
@@ -70,10 +119,14 @@ class Cell:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", nargs="+", default=[each for each in list_memories() if each not in SKIPPED])
+    kinds = [each for each in list_memories() if each not in SKIPPED]
+    if importlib.util.find_spec("memax"):
+        kinds += MEMAX
+    parser.add_argument("--kinds", nargs="+", default=kinds)
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--patience", type=float, default=20.0)
+    parser.add_argument("--limit", type=float, default=6e9, help="bytes of peak memory (default: %(default)g)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -82,6 +135,10 @@ def main() -> None:
     slow: set[str] = set()
     for length in arguments.lengths:
         cells = {kind: Cell(kind, length) for kind in arguments.kinds if kind not in slow}
+        too_large = {kind for kind, cell in cells.items() if cell.peak > arguments.limit}
+        for kind in too_large:
+            print(f"{kind} at {length} needs {cells.pop(kind).peak / 1e9:.1f} GB: left out", flush=True)
+        slow |= too_large
         for _ in range(arguments.repeats + 1):
             for kind, cell in cells.items():
                 if cell.run() > arguments.patience:
@@ -99,14 +156,15 @@ def main() -> None:
 
 
 def markdown(results: dict[str, dict[int, dict[str, float]]], lengths: list[int]) -> str:
-    """One table: for each memory the gradient per token and the peak at each length, forward and step at the first."""
-    head = ["memory", "step (us)", "forward (us/token)", *(f"gradient at {each}" for each in lengths)]
-    head += [f"peak at {each} (MB)" for each in lengths]
+    """One table: the step, and at each length forward and gradient per token and the peak of the gradient."""
+    head = ["memory", "step (us)"]
+    for title in ("forward at {} (us/token)", "gradient at {} (us/token)", "peak at {} (MB)"):
+        head += [title.format(f"{each:,}") for each in lengths]
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     for kind, rows in results.items():
         first = rows[lengths[0]]
-        cells = [kind, f"{first['step_us']:.0f}", f"{first['forward_us']:.2f}"]
-        for name, digits in (("gradient_us", 2), ("peak_mb", 1)):
+        cells = [kind, f"{first['step_us']:.0f}"]
+        for name, digits in (("forward_us", 2), ("gradient_us", 2), ("peak_mb", 1)):
             cells += [f"{rows[each][name]:.{digits}f}" if each in rows else "-" for each in lengths]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
