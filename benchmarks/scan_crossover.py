@@ -2,15 +2,20 @@
 
     uv run benchmarks/scan_crossover.py [--markdown docs/scan_crossover.md]
 
-Gradients by factors, inputs and carry of `linear_recurrence`, medians of interleaved runs after one to compile. The
-kernel ("pallas") runs on GPUs only. Cells that would hold more than --limit floats are left out.
+Gradients by factors, inputs and carry of `linear_recurrence`. A time is the mean of as many calls as take
+--milliseconds; the number shown is the median of --repeats times, the methods taken in a new random order each round.
+The kernel ("pallas") runs on GPUs only. Cells that would hold more than --limit floats are left out. Up to 64 steps
+"chunked" has one chunk and is the same program as "sequential": what they differ by there is the noise.
 """
 
 import argparse
 import itertools
+import random
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,38 +36,49 @@ def make_call(method: str, length: int, batch: int, width: int, is_complex: bool
     if is_complex:
         decay, b, carry = decay * jnp.exp(0.1j), b + 1j, carry + 0j
 
-    def loss(decay, b, carry):
+    def loss(decay, b, carry, reset):
         states, _ = linear_recurrence(decay, b, reset, carry, method=method)
         return (jnp.abs(states) ** 2).sum()
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
-    return lambda: jax.block_until_ready(gradient(decay, b, carry))
+    return lambda: jax.block_until_ready(gradient(decay, b, carry, reset))
+
+
+def seconds(call: Callable[[], Any], count: int) -> float:
+    """Mean time of a call, over `count` of them."""
+    began = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - began) / count
 
 
 def main() -> None:
     """Time the grid, print it, and write it as Markdown where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--milliseconds", type=float, default=20.0)
     parser.add_argument("--limit", type=float, default=2e7, help="floats of the states (default: %(default)g)")
     parser.add_argument("--markdown", type=Path, help="write the table there")
     arguments = parser.parse_args()
     methods = ["sequential", "associative", "chunked"] + (["pallas"] if jax.default_backend() == "gpu" else [])
     chosen = choose_method("auto")
     head = ["T", "B", "states", "factors", *(f"{each} (ms)" for each in methods), "fastest", f"auto = {chosen}"]
-    rows, worst = [], 0.0
+    rows, worst, shuffled = [], 0.0, random.Random(0)
     for length, batch, width, is_complex, varying in itertools.product(
         LENGTHS, BATCHES, WIDTHS, (False, True), (False, True)
     ):
         if length * batch * width * (1 + is_complex) > arguments.limit:
             continue
         calls = {each: make_call(each, length, batch, width, is_complex, varying) for each in methods}
+        counts = {}
+        for name, call in calls.items():
+            call()
+            counts[name] = max(1, round(arguments.milliseconds / 1e3 / seconds(call, 2)))
         times: dict[str, list[float]] = {each: [] for each in methods}
-        for _ in range(arguments.repeats + 1):
-            for name, call in calls.items():
-                began = time.perf_counter()
-                call()
-                times[name].append(1e3 * (time.perf_counter() - began))
-        medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+        for _ in range(arguments.repeats):
+            for name in shuffled.sample(methods, len(methods)):
+                times[name].append(1e3 * seconds(calls[name], counts[name]))
+        medians = {name: statistics.median(values) for name, values in times.items()}
         fastest = min(medians, key=medians.__getitem__)
         ratio = medians[chosen] / medians[fastest]
         worst = max(worst, ratio)
