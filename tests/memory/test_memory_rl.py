@@ -19,14 +19,13 @@ def memory_rl():
 
 def test_every_memory_is_matched(memory_rl):
     aim = memory_rl.count_parameters("gru")
-    assert aim == 2 * (2 * 64 + 6 * 64 * 64 + 4 * 64 + 64 * 64 + 64)
     for kind in memory_rl.MATCHED:
-        assert abs(memory_rl.count_parameters(kind) / aim - 1) < 0.15, kind
+        assert abs(memory_rl.count_parameters(kind) / aim - 1) < 0.05, kind
 
 
 def test_the_table_holds_what_the_runs_found(memory_rl, tmp_path):
     def cell(values, mmer):
-        return {"return": {"per_seed": values}, "mmer": {"mean": mmer}}
+        return {"return": {"per_seed": values}, "mmer": {"mean": mmer}, "parameters": 85_000}
 
     for name, values in (("s5-2M", [0.5, 0.6, 0.7]), ("gru-500k", [-0.25])):
         first, second = memory_rl.TASKS
@@ -34,5 +33,5 @@ def test_the_table_holds_what_the_runs_found(memory_rl, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps({"agents": [{"environments": environments}]}))
     long, short = memory_rl.table(tmp_path).splitlines()[2:]
-    assert long.startswith("| s5 | d_state 192 | 58,432 | 2M | 3 | 0.600 (0.50, 0.60, 0.70) | 0.750 | 0.600 ")
-    assert short == "| gru |  | 58,240 | 500k | 1 | -0.250 | 0.750 | -0.250 | 0.500 |"
+    assert long.startswith("| s5 | d_state 192 | 85,000 | 2M | 3 | 0.600 (0.50, 0.60, 0.70) | 0.750 | 0.600 ")
+    assert short == "| gru |  | 85,000 | 500k | 1 | -0.250 | 0.750 | -0.250 | 0.500 |"
