@@ -147,12 +147,13 @@ def main() -> None:
             results[kind][length] = cell.row()
             print(kind, length, {name: round(value, 3) for name, value in cell.row().items()}, flush=True)
         jax.clear_caches()
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-    if arguments.markdown:
-        arguments.markdown.write_text(markdown(results, arguments.lengths))
-    if arguments.plot:
-        plot(results, arguments.plot)
+        # After every length: what has been measured is not lost with what comes.
+        if arguments.json:
+            arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+        if arguments.markdown:
+            arguments.markdown.write_text(markdown(results, arguments.lengths))
+        if arguments.plot:
+            plot(results, arguments.plot)
 
 
 def markdown(results: dict[str, dict[int, dict[str, float]]], lengths: list[int]) -> str:
