@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .core import reset_where
+from .triangular import solve_unit_lower
 
 
 def matrix_recurrence(
@@ -122,8 +123,8 @@ def _chunk(state, chunk, rank):
     if beta is not None:
         recalled = since_start * (k @ safe)
         system = beta[..., None] * decay * (k @ jnp.swapaxes(k, -1, -2))
-        system = jnp.where(jnp.tril(jnp.ones_like(lower), -1), system, 0.0) + jnp.eye(size)
-        v = jax.scipy.linalg.solve_triangular(system, beta[..., None] * (v - recalled), lower=True, unit_diagonal=True)
+        system = jnp.where(jnp.tril(jnp.ones_like(lower), -1), system, 0.0)
+        v = solve_unit_lower(system, beta[..., None] * (v - recalled))
     y = (decay * (q @ jnp.swapaxes(k, -1, -2))) @ v + since_start * (q @ safe)
     to_end = decay[..., -1, :, None]
     after = since_start[..., -1:, :] * safe + jnp.swapaxes(k, -1, -2) @ (to_end * v)
