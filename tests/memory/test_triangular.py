@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hippodrome.memory import make_memory
 from hippodrome.memory.triangular import solve_unit_lower
 
 
@@ -27,3 +28,12 @@ def test_values_and_gradients_equal_numpy(size):
     want_b = inverse.swapaxes(-1, -2) @ weights
     np.testing.assert_allclose(d_b, want_b, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(d_lower, np.tril(-want_b @ u.swapaxes(-1, -2), -1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["delta_net", "gated_delta_net"])
+def test_no_memory_waits_for_the_thread_pool(kind):
+    """jaxlib's batched triangular solve can hang a CPU (see the module)."""
+    memory = make_memory(kind, d_model=4)
+    carry, x, reset = memory.initial_carry((1,)), jnp.zeros((3, 1, 4)), jnp.zeros((3, 1), bool)
+    program = jax.make_jaxpr(lambda key: memory.init_with_output(key, carry, x, reset))(jax.random.key(0))
+    assert "scan" in str(program) and "triangular_solve" not in str(program)
