@@ -267,8 +267,8 @@ def _bench(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     known = parser.parse_args(arguments)
     for name in ("d_model", "num_layers", "length", "updates", "batch", "learning_rate"):
-        if getattr(known, name) <= 0:
-            parser.error(f"--{name.replace('_', '-')} {getattr(known, name)} must be positive")
+        if not 0 < getattr(known, name) < float("inf"):
+            parser.error(f"--{name.replace('_', '-')} {getattr(known, name)} must be positive and finite")
     if not 0 <= known.seed < 2**32:
         parser.error(f"--seed {known.seed} must be from 0 to {2**32 - 1}")
     from hippodrome.training.plugins import load_plugins

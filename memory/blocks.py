@@ -93,7 +93,7 @@ class ResidualBlock(nn.Module):
         if x.shape[-1] != self.d_model:
             raise ValueError(
                 f"ResidualBlock: x has shape {x.shape}, its last axis must be d_model={self.d_model} for the residual "
-                "sum; a Stack projects other widths"
+                "sum; let the Stack around it project (projection: auto)"
             )
         u = x
         if self.norm == "pre":

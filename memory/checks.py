@@ -53,8 +53,12 @@ def check_memory(
     Raises:
         MemoryCheckError: naming the broken law, what differed and by how much.
     """
+    _check_contract(memory, d_in)
     deviations = {"initial carry": _initial_carry_law(memory)}
-    subject = _make_subject(memory, memory.d_model if d_in is None else d_in, seed, tolerance, gradient_tolerance)
+    try:
+        subject = _make_subject(memory, memory.d_model if d_in is None else d_in, seed, tolerance, gradient_tolerance)
+    except Exception as error:
+        raise MemoryCheckError(f"sequence call: init with a sequence fails: {_headline(error)}") from error
     laws: dict[str, Callable[[_Subject], float]] = {
         "parameters only": _parameters_law,
         "step loop": _step_loop_law,
@@ -65,7 +69,31 @@ def check_memory(
         "non-finite inputs": partial(_nonfinite_inputs_law, on_sequence=nonfinite_inputs),
         "batch invariance": _batch_law,
     }
-    return deviations | {name: law(subject) for name, law in laws.items()}
+    for name, law in laws.items():
+        try:
+            deviations[name] = law(subject)
+        except MemoryCheckError:
+            raise
+        except Exception as error:
+            raise MemoryCheckError(f"{name}: the memory raises {_headline(error)}") from error
+    return deviations
+
+
+def _check_contract(memory: Any, d_in: int | None) -> None:
+    """Raise unless `memory` is an instance with the members that the contract names."""
+    if isinstance(memory, type):
+        raise MemoryCheckError(f"contract: {memory.__name__} is a class; give an instance: {memory.__name__}()")
+    for member in ("d_model", "initial_carry", "step"):
+        if not hasattr(memory, member):
+            raise MemoryCheckError(f"contract: {type(memory).__name__} has no {member}; see hippodrome.memory.Memory")
+    if d_in is not None and d_in < 1:
+        raise ValueError(f"d_in={d_in} must be at least 1")
+
+
+def _headline(error: Exception) -> str:
+    """Type and first line of an error."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +192,12 @@ def _initial_carry_law(memory: Memory) -> float:
                 f"initial carry: initial_carry({batch_shape}) without parameters: {error}"
             ) from error
         for leaf in jax.tree.leaves(carry):
+            if not hasattr(leaf, "shape"):
+                raise MemoryCheckError(f"initial carry: a leaf is a {type(leaf).__name__}, it must be an array")
             if leaf.shape[: len(batch_shape)] != batch_shape:
                 raise MemoryCheckError(f"initial carry: a leaf for batch shape {batch_shape} has shape {leaf.shape}")
+            if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                raise MemoryCheckError(f"initial carry: a leaf has dtype {leaf.dtype}; carries are floating or complex")
             if np.any(np.asarray(leaf) != 0):
                 raise MemoryCheckError(f"initial carry: largest value {np.abs(leaf).max():.3g}, it must be zeros")
     return 0.0

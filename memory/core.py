@@ -110,6 +110,7 @@ def unit_norm(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
 def check_sequence(memory: Memory, carry: Carry, x: Array, reset: Array) -> None:
     """Raise ValueError unless x is `[T, *batch, d_in]`, reset bool `[T, *batch]` and the carry fits `*batch`."""
     label = type(memory).__name__
+    _check_arrays(label, x, reset)
     if jnp.ndim(x) < 2:
         raise ValueError(
             f"{label}: x has shape {jnp.shape(x)}, expected [T, *batch, d_in]; for one step use method='step'"
@@ -123,6 +124,7 @@ def check_sequence(memory: Memory, carry: Carry, x: Array, reset: Array) -> None
 def check_step(memory: Memory, carry: Carry, x: Array, reset: Array) -> None:
     """Raise ValueError unless x is `[*batch, d_in]`, reset bool `[*batch]` and the carry fits `*batch`."""
     label = f"{type(memory).__name__}.step"
+    _check_arrays(label, x, reset)
     if jnp.ndim(x) < 1:
         raise ValueError(f"{label}: x has shape {jnp.shape(x)}, expected [*batch, d_in]")
     _check_common(label, x, reset)
@@ -135,6 +137,12 @@ def check_width(memory: Any, x: Array, width: int, why: str) -> None:
         raise ValueError(f"{type(memory).__name__}: x has shape {jnp.shape(x)}, its last axis must be {width} ({why})")
 
 
+def _check_arrays(label: str, x: Array, reset: Array) -> None:
+    for name, value in (("x", x), ("reset", reset)):
+        if not hasattr(value, "shape"):
+            raise ValueError(f"{label}: {name} is a {type(value).__name__}, it must be an array; use jnp.asarray")
+
+
 def _check_common(label: str, x: Array, reset: Array) -> None:
     if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
         raise ValueError(f"{label}: x has dtype {jnp.result_type(x)}, it must be floating; use x.astype(float)")
@@ -143,6 +151,8 @@ def _check_common(label: str, x: Array, reset: Array) -> None:
             f"{label}: reset has shape {jnp.shape(reset)}, expected {jnp.shape(x)[:-1]}, all but the last axis of x "
             f"of shape {jnp.shape(x)}"
         )
+    if 0 in jnp.shape(x):
+        raise ValueError(f"{label}: x has shape {jnp.shape(x)}, none of its axes may be empty")
     if jnp.result_type(reset) != jnp.bool_:
         raise ValueError(f"{label}: reset has dtype {jnp.result_type(reset)}, it must be bool; use reset.astype(bool)")
 
@@ -161,4 +171,8 @@ def _check_carry(memory: Memory, carry: Carry, batch_shape: tuple[int, ...]) -> 
             raise ValueError(
                 f"{label}: a carry array has shape {jnp.shape(got)}, expected {wanted.shape} "
                 f"for inputs with batch shape {batch_shape}; {remedy}"
+            )
+        if jnp.result_type(got) != wanted.dtype:
+            raise ValueError(
+                f"{label}: a carry array has dtype {jnp.result_type(got)}, expected {wanted.dtype}; {remedy}"
             )

@@ -5,6 +5,7 @@ import difflib
 import math
 import typing
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 
@@ -24,8 +25,8 @@ def plain_type(annotation: Any) -> Any:
 def check_fields(owner: Any) -> None:
     """Check the configuration fields of a module against their annotations.
 
-    Rules: a `Literal` field holds one of its choices, an `int` field a positive integer, a `float` field a finite
-    number, a `bool` field a bool. Fields of other types are not looked at.
+    Rules: a `Literal` field holds one of its choices, an `int` field a positive integer, an `int | None` field that or
+    None, a `float` field a finite number, a `bool` field a bool. Fields of other types are not looked at.
 
     Raises:
         ValueError: naming the class, the field, its value and the rule.
@@ -40,8 +41,11 @@ def check_fields(owner: Any) -> None:
             choices = typing.get_args(kind)
             if value not in choices:
                 raise ValueError(unknown_name(label, value, choices))
-        elif kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{label}={value!r} must be a positive integer")
+        elif kind == (int | None) and value is None:
+            continue
+        elif kind in (int, int | None):
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{label}={value!r} must be a positive integer{'' if kind is int else ', or None'}")
         elif kind is float and (
             isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
         ):

@@ -42,7 +42,7 @@ def matrix_recurrence(
 
     Args:
         q, k, v: queries, keys, values. Queries and keys of one group are shared by its heads.
-        log_decay: at most 0.
+        log_decay: at most 0; -inf forgets everything.
         reset: True where step t is the first of an episode.
         carry: the state before the first step.
         beta: how much of what the key recalled is replaced, 0 to 1 (up to 2 with unit keys).
@@ -57,9 +57,13 @@ def matrix_recurrence(
     Source: Dao and Gu 2024 (Mamba-2), section 6; Yang et al. 2024 (DeltaNet), section 3; Yang et al. 2025 (Gated
     DeltaNet), section 3.3.
     """
+    _check(q, k, v, log_decay, reset, carry, beta)
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+        raise ValueError(f"matrix_recurrence: chunk_size={chunk_size!r} must be a positive integer")
     num_steps, batch = reset.shape[0], reset.shape[1:]
     num_heads, rank = log_decay.shape[-1], len(v) // num_steps
-    _check(q, k, v, log_decay, reset, carry, beta)
+    # -inf forgets everything; sums of it must stay numbers.
+    log_decay = jnp.maximum(log_decay, -1e30)
     size = min(chunk_size, num_steps)
     num_chunks = -(-num_steps // size)
 
@@ -90,7 +94,12 @@ def matrix_step(
     carry: Float[Array, "*batch H K V"],
     beta: Float[Array, "*batch H"] | None = None,
 ) -> tuple[Float[Array, "*batch H R V"], Float[Array, "*batch H K V"]]:
-    """One step of `matrix_recurrence`, with the R entries of the step on an axis of their own."""
+    """One step of `matrix_recurrence`, with the R entries of the step on an axis of their own.
+
+    Raises:
+        ValueError: for shapes that do not fit, before compilation.
+    """
+    _check_step(q, k, v, log_decay, reset, carry, beta)
     state = reset_where(reset, jnp.zeros_like(carry), carry)
     state = jnp.exp(log_decay)[..., None, None] * state
     if beta is not None:
@@ -145,25 +154,66 @@ def _non_finite_steps(chunk, rank):
 
 def _check(q, k, v, log_decay, reset, carry, beta):
     """Raise ValueError unless the arguments of `matrix_recurrence` fit together."""
-    name, batch, num_steps = "matrix_recurrence", reset.shape[1:], reset.shape[0]
-    if reset.dtype != jnp.bool_ or reset.ndim < 1 or num_steps < 1:
-        raise ValueError(f"{name}: reset has shape {reset.shape} and dtype {reset.dtype}; it must be bool [T, *batch]")
-    num_heads = log_decay.shape[-1]
-    if log_decay.shape != (*reset.shape, num_heads):
-        raise ValueError(f"{name}: log_decay has shape {log_decay.shape}, expected {(*reset.shape, 'H')}")
-    rank = len(v) // num_steps
+    name = "matrix_recurrence"
+    _check_types(name, q, k, v, log_decay, reset, carry, beta)
+    if reset.ndim < 1 or 0 in reset.shape:
+        raise ValueError(f"{name}: reset has shape {reset.shape}; it must be [T, *batch] with no empty axis")
+    num_heads = _num_heads(name, log_decay, reset)
+    num_steps, batch = reset.shape[0], reset.shape[1:]
+    rank = len(v) // num_steps if v.ndim else 0
     if (
         v.ndim != reset.ndim + 2
         or v.shape[:-1] != (rank * num_steps, *batch, num_heads)
+        or rank < 1
         or (beta is not None and rank > 1)
     ):
         raise ValueError(f"{name}: v has shape {v.shape}, expected {(num_steps, *batch, num_heads, 'V')}")
-    for label, each in (("q", q), ("k", k)):
-        if each.shape[:-2] != v.shape[:-2] or each.shape[-2] not in (1, num_heads) or each.shape != k.shape:
-            wanted = (*v.shape[:-2], f"1 or {num_heads}", k.shape[-1])
+    _check_keys(name, q, k, v.shape[:-2], (), num_heads)
+    _check_state(name, carry, (*batch, num_heads, k.shape[-1], v.shape[-1]), beta, log_decay)
+
+
+def _check_step(q, k, v, log_decay, reset, carry, beta):
+    """Raise ValueError unless the arguments of `matrix_step` fit together."""
+    name = "matrix_step"
+    _check_types(name, q, k, v, log_decay, reset, carry, beta)
+    num_heads = _num_heads(name, log_decay, reset)
+    if v.ndim != reset.ndim + 3 or v.shape[:-2] != (*reset.shape, num_heads):
+        raise ValueError(f"{name}: v has shape {v.shape}, expected {(*reset.shape, num_heads, 'R', 'V')}")
+    _check_keys(name, q, k, reset.shape, v.shape[-2:-1], num_heads)
+    _check_state(name, carry, (*reset.shape, num_heads, k.shape[-1], v.shape[-1]), beta, log_decay)
+
+
+def _check_types(name, q, k, v, log_decay, reset, carry, beta):
+    given = {"q": q, "k": k, "v": v, "log_decay": log_decay, "reset": reset, "carry": carry, "beta": beta}
+    for label, each in given.items():
+        if label == "beta" and each is None:
+            continue
+        if not hasattr(each, "dtype"):
+            raise ValueError(f"{name}: {label} is a {type(each).__name__}, it must be an array; use jnp.asarray")
+        if label == "reset" and each.dtype != jnp.bool_:
+            raise ValueError(f"{name}: reset has dtype {each.dtype}, it must be bool; use reset.astype(bool)")
+        if label != "reset" and not jnp.issubdtype(each.dtype, jnp.floating):
+            raise ValueError(f"{name}: {label} has dtype {each.dtype}, it must be floating")
+
+
+def _num_heads(name, log_decay, reset):
+    if log_decay.ndim != reset.ndim + 1 or log_decay.shape[:-1] != reset.shape:
+        raise ValueError(f"{name}: log_decay has shape {log_decay.shape}, expected {(*reset.shape, 'H')}")
+    return log_decay.shape[-1]
+
+
+def _check_keys(name, q, k, lead, entries, num_heads):
+    """k and q are `[*lead, G, *entries, K]`, G 1 or all heads."""
+    for label, each in (("k", k), ("q", q)):
+        groups = each.shape[len(lead)] if each.ndim > len(lead) else 0
+        width = k.shape[-1] if k.ndim else 0
+        if groups not in (1, num_heads) or each.shape != (*lead, groups, *entries, width) or each.shape != k.shape:
+            wanted = (*lead, f"1 or {num_heads}", *entries, "K" if label == "k" else width)
             raise ValueError(f"{name}: {label} has shape {each.shape}, expected {wanted}")
-    if carry.shape != (*batch, num_heads, k.shape[-1], v.shape[-1]):
-        wanted = (*batch, num_heads, k.shape[-1], v.shape[-1])
+
+
+def _check_state(name, carry, wanted, beta, log_decay):
+    if carry.shape != wanted:
         raise ValueError(f"{name}: carry has shape {carry.shape}, expected {wanted}")
     if beta is not None and beta.shape != log_decay.shape:
         raise ValueError(f"{name}: beta has shape {beta.shape}, expected {log_decay.shape}")

@@ -62,6 +62,9 @@ def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
             hides a method of linen's Module.
     """
 
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"register({name!r}): the name must be a string that is not empty")
+
     def add(cls: type[nn.Module]) -> type[nn.Module]:
         fields = _configuration_fields(cls) if dataclasses.is_dataclass(cls) else {}
         missing = [each for each in ("initial_carry", "step") if not hasattr(cls, each)]
@@ -146,8 +149,9 @@ def build_memory(config: MemoryConfig) -> Stack:
         specs = [{"kind": "parallel", "layers": values["layers"]}]
     else:
         specs = [{name: values[name] for name in ("kind", *_configuration_fields(_CLASSES[config.kind]))}]
+    composed = config.kind in _COMPOSITIONS
     blocks = tuple(
-        _build_block(f"layers[{index}]", spec, values["d_model"], block_fields)
+        _build_block(f"layers[{index}]" if composed else "", spec, values["d_model"], block_fields)
         for _ in range(num_layers)
         for index, spec in enumerate(specs)
     )
@@ -166,17 +170,31 @@ def _build_block(where: str, spec: LayerSpec, d_model: int, block_fields: dict[s
 def _build_layer(where: str, spec: LayerSpec, d_model: int) -> nn.Module:
     """The layer of one entry: a name, or a mapping with a kind and fields."""
     options: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"kind": spec}
-    kind = options.pop("kind", None)
+    if "kind" not in options:
+        raise ValueError(f"{where}: {spec!r} has no kind; write {{kind: attention, window: 16}}")
+    kind = options.pop("kind")
     known = [*_CLASSES, "parallel"]
+    if kind == "hybrid":
+        raise ValueError(f"{where}: kind='hybrid' cannot stand in a list; put its layers there instead")
+    if isinstance(kind, str) and kind.startswith("["):
+        raise ValueError(f"{where}: {kind!r} is one word; on the command line separate the layers by spaces: mamba mlp")
     if kind not in known:
         raise ValueError(unknown_name(f"{where}: kind", kind, sorted(known)))
     fields = ["layers", "d_model"] if kind == "parallel" else list(_configuration_fields(_CLASSES[kind]))
     for option in options:
         if option not in fields:
             raise ValueError(unknown_name(f"{where}: option of {kind}", option, fields))
-    options.setdefault("d_model", d_model)
+    if options.setdefault("d_model", d_model) != d_model:
+        raise ValueError(
+            f"{where}: d_model={options['d_model']} differs from the memory's d_model={d_model}, which all its layers "
+            "share; leave it out"
+        )
     if kind != "parallel":
-        return _CLASSES[kind](**options)
+        try:
+            return _CLASSES[kind](**options)
+        except ValueError as error:
+            # Of a memory of one kind the place says nothing.
+            raise ValueError(f"{where}: {error}" if where else str(error)) from error
     layers = _layer_list("parallel", options.get("layers", _COMPOSITIONS["parallel"][1]))
     return Parallel(
         tuple(_build_layer(f"{where}.layers[{i}]", each, options["d_model"]) for i, each in enumerate(layers))
@@ -184,7 +202,7 @@ def _build_layer(where: str, spec: LayerSpec, d_model: int) -> nn.Module:
 
 
 def _layer_list(kind: str, layers: Any) -> LayerList:
-    if isinstance(layers, str | Mapping) or not layers:
+    if not isinstance(layers, list | tuple) or not layers:
         raise ValueError(f"{kind}: layers={layers!r} must be a list of kinds, at least one: [mamba, attention]")
     return tuple(layers)
 

@@ -53,8 +53,6 @@ class RGLRU(nn.Module):
 
     def __post_init__(self):
         check_fields(self)
-        if self.d_inner is not None and self.d_inner < 1:
-            raise ValueError(f"RGLRU: d_inner={self.d_inner} must be positive, or None for d_model")
         if self.width % self.num_heads:
             raise ValueError(f"RGLRU: num_heads={self.num_heads} must divide the width of the recurrence, {self.width}")
         check_taps(self)

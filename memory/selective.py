@@ -41,10 +41,7 @@ class SelectiveBlock(nn.Module):
 
     def __post_init__(self):
         check_fields(self)
-        name = type(self).__name__
         check_taps(self)
-        if self.dt_rank is not None and self.dt_rank < 1:
-            raise ValueError(f"{name}: dt_rank={self.dt_rank} must be positive, or None for d_model / 16")
         super().__post_init__()
 
     @property

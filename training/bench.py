@@ -82,20 +82,23 @@ def run_bench(
     Raises:
         ConfigError: for an unknown name, a length that a probe does not allow, or an `out` of another configuration.
     """
-    from hippodrome.memory import list_memories
-
-    errors = [unknown_name("memory", kind, list_memories()) for kind in kinds if kind not in list_memories()]
+    errors = [error for kind in kinds for error in _memory_errors(kind, config)]
     errors += [unknown_name("probe", name, PROBES) for name in probes if name not in PROBES]
     for name in set(probes) & set(PROBES):
         shortest = min(config.length, *config.lengths)
         if shortest < PROBES[name].min_length:
             errors.append(f"length {shortest} must be at least {PROBES[name].min_length} for the probe {name}")
+    if out is not None and not out.parent.is_dir():
+        errors.append(f"--out {out}: there is no folder {out.parent}; make it first")
     if errors:
         raise ConfigError(errors)
     settings = {**dataclasses.asdict(config), "lengths": list(config.lengths)}
     results = {"config": settings, "memories": {}, "accuracy": {}}
-    if out is not None and (before := read_json(out)) is not None:
-        if before.get("config") != settings:
+    if out is not None and out.exists():
+        before = read_json(out)
+        if not isinstance(before, dict) or not {"config", "memories", "accuracy"} <= set(before):
+            raise ConfigError(f"{out} exists and holds no results of this command; choose another --out")
+        if before["config"] != settings:
             raise ConfigError(f"{out} was made with {before.get('config')}, not {settings}; choose another --out")
         results = before
     for kind in kinds:
@@ -115,6 +118,19 @@ def run_bench(
         console.print(bench_table(results, kinds, probes))
         console.print("\n".join(f"{name}: {PROBES[name].about}" for name in probes), highlight=False)
     return results
+
+
+def _memory_errors(kind: str, config: BenchConfig) -> list[str]:
+    """Why a memory cannot be made with these sizes, if so."""
+    from hippodrome.memory import list_memories
+
+    if kind not in list_memories():
+        return [unknown_name("memory", kind, list_memories())]
+    try:
+        make_memory(kind, d_model=config.d_model, num_layers=config.num_layers)
+    except ValueError as error:
+        return [f"{error}; leave {kind} out, or choose another --d-model"]
+    return []
 
 
 def bench_table(results: dict[str, Any], kinds: Sequence[str], probes: Sequence[str]) -> Table:

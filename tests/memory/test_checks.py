@@ -177,3 +177,49 @@ def test_the_broken_law_is_named(broken, message):
 
 def test_memories_of_masked_matmuls_may_be_excused_from_nonfinite_inputs():
     check_memory(NanThroughInputs(), nonfinite_inputs=False)
+
+
+class WithoutStep(nn.Module):
+    d_model: int = 4
+
+    def initial_carry(self, batch_shape):
+        return jnp.zeros((*batch_shape, 4))
+
+
+class CountsInIntegers(WithoutStep):
+    def initial_carry(self, batch_shape):
+        return jnp.zeros(batch_shape, jnp.int32)
+
+    def step(self, carry, x, reset):
+        return carry, x
+
+
+class ReturnsOneValue(WithoutStep):
+    def __call__(self, carry, x, reset):
+        return x
+
+    def step(self, carry, x, reset):
+        return carry, x
+
+
+class StepGrowsTheCarry(WithoutStep):
+    def __call__(self, carry, x, reset):
+        return carry, x
+
+    def step(self, carry, x, reset):
+        return jnp.concatenate([carry, carry], -1), x
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [
+        (WithoutStep, "WithoutStep is a class; give an instance"),
+        (WithoutStep(), "WithoutStep has no step"),
+        (CountsInIntegers(), "initial carry: a leaf has dtype int32"),
+        (ReturnsOneValue(), "the memory raises ValueError"),
+        (StepGrowsTheCarry(), "the memory raises TypeError"),
+    ],
+)
+def test_common_mistakes_are_told_as_broken_laws(memory, message):
+    with pytest.raises(MemoryCheckError, match=message):
+        check_memory(memory)

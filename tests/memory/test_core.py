@@ -113,3 +113,20 @@ def test_a_stack_of_layers_of_two_widths_is_refused():
 def test_unknown_name_suggests_only_what_is_near():
     assert unknown_name("kind", "gur", ["gru", "s5"]) == "kind='gur' is unknown; did you mean 'gru'? Known: gru, s5"
     assert unknown_name("kind", "zzz", ["gru", "s5"]) == "kind='zzz' is unknown. Known: gru, s5"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"x": [[1.0]]}, "x is a list, it must be an array"),
+        ({"reset": False}, "reset is a bool, it must be an array"),
+        ({"x": jnp.zeros((2, 0, 4)), "reset": jnp.zeros((2, 0), bool)}, "none of its axes may be empty"),
+        ({"carry": jnp.zeros((3, 4), jnp.int32)}, "a carry array has dtype int32, expected float32"),
+        ({"carry": jnp.zeros((3, 4), jnp.bfloat16)}, "a carry array has dtype bfloat16, expected float32"),
+    ],
+)
+def test_what_is_no_array_empty_or_of_another_type_is_named(wrong, message):
+    memory = GRU(d_model=4)
+    given = {"carry": memory.initial_carry((3,)), "x": jnp.zeros((2, 3, 4)), "reset": jnp.zeros((2, 3), bool)}
+    with pytest.raises(ValueError, match=message):
+        memory.init(jax.random.key(0), **{**given, **wrong})

@@ -257,8 +257,7 @@ def test_a_composition_is_a_list_of_kinds():
         ([], r"layers=\[\] must be a list of kinds, at least one"),
         (["lru", "mambo"], r"layers\[1\]: kind='mambo' is unknown; did you mean 'mamba'"),
         ([{"kind": "mamba", "d_stat": 3}], r"layers\[0\]: option of mamba='d_stat' is unknown; did you mean 'd_state'"),
-        (["hybrid"], r"layers\[0\]: kind='hybrid' is unknown"),
-        (["lru", {"kind": "lru", "d_model": 3}], r"its layers have d_model \[64, 3\]"),
+        (["lru", {"kind": "lru", "d_model": 3}], r"layers\[1\]: d_model=3 differs from the memory's d_model=64"),
         ([{"kind": "parallel", "layers": ["x"]}], r"layers\[0\].layers\[0\]: kind='x' is unknown"),
     ],
 )
@@ -272,7 +271,7 @@ def test_a_wrong_composition_says_where(layers, message):
     [
         ("attention", {"num_heads": 5}, "num_heads=5 must divide d_model=64 into even widths"),
         ("mamba", {"d_conv": 1}, "Mamba: d_conv=1 must be at least 2"),
-        ("mamba", {"dt_rank": 0}, "Mamba: dt_rank=0 must be positive"),
+        ("mamba", {"dt_rank": 0}, "Mamba.dt_rank=0 must be a positive integer, or None"),
         ("mamba2", {"head_dim": 48}, r"head_dim=48 must divide expand \* d_model = 128"),
         ("mamba2", {"groups": 3}, "groups=3 must divide the number of heads, 4"),
         ("mamba3", {"rope_fraction": 0.0}, "rope_fraction=0.0 of d_state=64 must hold at least one pair"),
@@ -312,5 +311,35 @@ def test_the_recurrence_of_rg_lru_has_a_width_of_its_own():
     x, reset = jnp.zeros((1, 2, 5)), jnp.ones((1, 2), bool)
     variables = memory.init(jax.random.key(0), (window, state), x, reset)
     assert memory.apply(variables, (window, state), x, reset)[1].shape == (1, 2, 8)
-    with pytest.raises(ValueError, match="d_inner=0 must be positive"):
+    with pytest.raises(ValueError, match=r"RGLRU.d_inner=0 must be a positive integer"):
         RGLRU(d_inner=0)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([{"kind": "s5", "d_model": 32}], r"layers\[0\]: d_model=32 differs from the memory's d_model=16"),
+        (["gru", {"attention": {"window": 16}}], r"layers\[1\]: .* has no kind; write {kind: attention, window: 16}"),
+        (["hybrid"], r"layers\[0\]: kind='hybrid' cannot stand in a list"),
+        (["[mamba, mlp]"], r"layers\[0\]: .* separate the layers by spaces"),
+        (["gru", {"kind": "mamba", "dt_rank": "x"}], r"layers\[1\]: Mamba.dt_rank='x' must be a positive integer, or"),
+        (5, "layers=5 must be a list of kinds"),
+        ((each for each in ["gru"]), "must be a list of kinds"),
+    ],
+)
+def test_an_entry_that_cannot_be_is_named_with_its_place(layers, message):
+    with pytest.raises(ValueError, match=message):
+        make_memory("hybrid", layers=layers, d_model=16)
+
+
+@pytest.mark.parametrize("name", ["", 5])
+def test_a_name_is_a_string(name):
+    with pytest.raises(ValueError, match="the name must be a string"):
+        register(name)
+
+
+@pytest.mark.parametrize("wrong", ["x", 1.5, True, 0])
+def test_optional_integers_are_checked_too(wrong):
+    with pytest.raises(ValueError, match=r"Mamba.dt_rank=.* must be a positive integer, or None"):
+        make_memory("mamba", dt_rank=wrong)
+    assert make_memory("mamba", d_state=np.int64(4), dt_rank=None).layers[0].layer.d_state == 4

@@ -106,6 +106,20 @@ def test_wrong_names_and_lengths_are_refused_before_anything_runs(capsys):
     assert "did you mean 'gru'" in capsys.readouterr().err
 
 
+def test_what_bench_cannot_do_is_said_before_it_begins(tmp_path, capsys):
+    (tmp_path / "mine.json").write_text("garbage")
+    (tmp_path / "empty.json").write_text("{}")
+    for name in ("mine.json", "empty.json"):
+        assert launch.main(["bench", "memory", "gru", "--probes", "parity", "--out", str(tmp_path / name)]) == 2
+        assert "holds no results of this command" in capsys.readouterr().err
+    assert (tmp_path / "mine.json").read_text() == "garbage"
+    assert launch.main(["bench", "memory", "gru", "--out", str(tmp_path / "none" / "a.json")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert launch.main(["bench", "memory", "gru", "mamba2", "--d-model", "7"]) == 2
+    assert "head_dim=32 must divide" in capsys.readouterr().err
+    assert launch.main(["bench", "memory", "gru", "--learning-rate", "nan"]) == 2
+
+
 @pytest.mark.slow
 def test_a_gated_network_counts_and_a_diagonal_one_does_not():
     """Parity needs a state that turns over: beyond diagonal recurrences with positive or constant decay."""

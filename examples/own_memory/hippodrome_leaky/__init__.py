@@ -2,7 +2,8 @@
 
 Importing this module registers the memory as "leaky"; its fields are then options in YAML and on the command line:
 
-    cd examples/own_memory && hippodrome train --import hippodrome_leaky --memory.kind leaky --memory.tau-max 30
+    PYTHONPATH=examples/own_memory uv run launch.py train --import hippodrome_leaky --memory.kind leaky \\
+        --memory.tau-max 30
 
 Once installed (`uv pip install examples/own_memory`) it is imported by its entry point, see pyproject.toml, and
 `--import` is not needed.

@@ -1,6 +1,6 @@
 """The laws of the memory contract, run on a memory of one's own.
 
-Run: cd examples/own_memory && uv run python -m pytest tests
+Run, from the root of the repository: PYTHONPATH=examples/own_memory uv run pytest examples/own_memory/tests
 """
 
 import jax
