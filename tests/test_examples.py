@@ -75,7 +75,7 @@ def test_a_memory_of_ones_own_keeps_the_laws(apart, monkeypatch):
     monkeypatch.syspath_prepend(str(OWN_MEMORY))
     tests = load(OWN_MEMORY / "tests" / "test_leaky.py", monkeypatch)
     checks = [check for name, check in vars(tests).items() if name.startswith("test_")]
-    assert len(checks) == 3
+    assert len(checks) == 4
     for check in checks:
         check()
 

@@ -11,14 +11,17 @@ Once installed (`uv pip install examples/own_memory`) it is imported by its entr
 Legend: T steps, *batch any batch axes, D d_model.
 """
 
+from collections.abc import Callable
 from typing import Annotated, ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 from typing_extensions import Doc
 
 from hippodrome.memory import linear_recurrence, register, reset_where
+from hippodrome.memory.spectrum import decay
 
 __all__ = ["LeakyIntegrator"]
 
@@ -64,19 +67,25 @@ class LeakyIntegrator(nn.Module):
         self, carry: Float[Array, "*batch D"], x: Float[Array, "T *batch d_in"], reset: Bool[Array, "T *batch"]
     ) -> tuple[Float[Array, "*batch D"], Float[Array, "T *batch D"]]:
         """The whole sequence; the resets are in the recurrence."""
-        decay, new = self._coefficients(x)
-        states, last = linear_recurrence(decay, new, reset, carry)
+        kept, new = self._coefficients(x)
+        states, last = linear_recurrence(kept, new, reset, carry)
         return last, states.astype(x.dtype)
 
     def step(
         self, carry: Float[Array, "*batch D"], x: Float[Array, "*batch d_in"], reset: Bool[Array, "*batch"]
     ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch D"]]:
         """One step of the same; the reset is a selection, never a product, for 0 * nan is nan."""
-        decay, new = self._coefficients(x)
-        state = decay * reset_where(reset, jnp.zeros_like(carry), carry) + new
+        kept, new = self._coefficients(x)
+        state = kept * reset_where(reset, jnp.zeros_like(carry), carry) + new
         return state, state.astype(x.dtype)
 
     def _coefficients(self, x: Array) -> tuple[Array, Array]:
         """Decay `[D]` and what enters the state, float32."""
         decay = jnp.exp(-jnp.exp(-self.log_tau))
         return decay, (1.0 - decay) * self.dense(x).astype(jnp.float32)
+
+
+@decay.register(LeakyIntegrator)
+def leaky_decay(layer: LeakyIntegrator, step: Callable[[Array], Array], carry: Array) -> Array:
+    """What one step multiplies the state with, for `hippodrome inspect`: ones pushed through the step, as complex."""
+    return jax.jvp(step, (carry,), (jnp.ones_like(carry),))[1] + 0j
