@@ -50,7 +50,7 @@ def test_post_norm_normalises_the_output():
 
 
 def test_a_block_refuses_another_width():
-    with pytest.raises(ValueError, match=r"its last axis must be d_model=6 for the residual sum; a Stack projects"):
+    with pytest.raises(ValueError, match=r"its last axis must be d_model=6 for the residual sum; let the Stack"):
         init(ResidualBlock(layer=GRU(d_model=D)), d_in=4)
 
 
