@@ -4,6 +4,7 @@ Legend: T steps, *batch any batch axes, *state the axes of one state (for Mamba 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,13 +27,15 @@ def expanded_recurrence(
     *,
     method: Method = "auto",
     chunk_size: int = 64,
+    at_once: bool = False,
 ) -> tuple[Array, Array]:
     """A diagonal recurrence over a state much wider than its inputs, read out as it goes.
 
     a, b = coefficients(inputs[t]);  h[t] = a * (0 if reset[t] else h[t-1]) + b;  y[t] = readout(h[t], inputs[t])
 
     The states of one chunk are all that is held: the gradient keeps the state at the start of each chunk and computes
-    the chunk again. Memory is T / chunk_size + chunk_size states instead of T, for one more forward pass.
+    the chunk again, and within it the coefficients of a step from its inputs. Memory is T / chunk_size + chunk_size
+    states instead of T, for one more forward pass.
 
     Args:
         coefficients: from inputs at one step or at many (any leading axes) to `a` and `b`, broadcastable to the state.
@@ -42,6 +45,8 @@ def expanded_recurrence(
         carry: the state before the first step, `[*batch, *state]`, real or complex.
         method: how each chunk is solved, see `linear_recurrence`.
         chunk_size: steps whose states are held at once.
+        at_once: make the coefficients of a whole chunk at once even where it is solved step by step: faster where they
+            are large products.
 
     Returns:
         `(y, last)`: outputs `[T, *batch, ...]` and the state after the last step.
@@ -50,6 +55,8 @@ def expanded_recurrence(
     """
     solver = choose_method(method)
 
+    # Without it the scan would store both coefficients of every step, each as large as a state.
+    @partial(jax.checkpoint, prevent_cse=False)
     def step(state, now):
         u_t, reset_t = now
         a, b = coefficients(u_t)
@@ -57,7 +64,7 @@ def expanded_recurrence(
         return state, readout(state, u_t)
 
     def run_chunk(state, chunk):
-        if solver == "sequential":
+        if solver == "sequential" and not at_once:
             return jax.lax.scan(step, state, chunk)
         u, flags = chunk
         a, b = coefficients(u)

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from .registry import register
-from .selective import SelectiveBlock, project_state
+from .selective import SelectiveBlock, outer, project_state
 
 
 @register("longhorn")
@@ -37,6 +37,6 @@ class Longhorn(SelectiveBlock):
     def _recurrence(self):
         def coefficients(inputs):
             delta, u, k, _ = inputs
-            return 1.0 - delta[..., None] * (k**2)[..., None, :], (delta * u)[..., None] * k[..., None, :]
+            return 1.0 - outer(delta, k**2), outer(delta * u, k)
 
         return coefficients, lambda state, inputs: project_state(state, inputs[3])

@@ -13,7 +13,7 @@ from typing_extensions import Doc
 from .errors import check_dt_range
 from .inits import dt_bias
 from .registry import register
-from .selective import SelectiveBlock, project_state
+from .selective import SelectiveBlock, outer, project_state
 
 
 @register("mamba")
@@ -23,7 +23,7 @@ class Mamba(SelectiveBlock):
     dt = softplus(W_dt r + dt_bias), (r, B, C) = x_proj(x);  A = -exp(A_log)
     h[t] = exp(dt A) * h[t-1] + (dt x) B,   y = C h + D_skip * x     for each of E channels with N states
 
-    The input has any width. Carry: float32, the convolution's window `[*batch, K-1, E]` and the state `[*batch, E, N]`.
+    The input has any width. Carry: float32, the convolution's window `[*batch, K-1, E]` and the state `[*batch, N, E]`.
     Inputs may be bfloat16; step, decay and state stay float32.
 
     Raises:
@@ -58,10 +58,10 @@ class Mamba(SelectiveBlock):
         return jax.nn.softplus(r @ self.dt_kernel + self.dt_bias), u.astype(jnp.float32), B, C
 
     def _recurrence(self):
-        A = -jnp.exp(self.A_log)
+        A = -jnp.exp(self.A_log.T)
 
         def coefficients(inputs):
             dt, u, B, _ = inputs
-            return jnp.exp(dt[..., None] * A), (dt * u)[..., None] * B[..., None, :]
+            return jnp.exp(dt[..., None, :] * A), outer(dt * u, B)
 
         return coefficients, lambda state, inputs: project_state(state, inputs[3])

@@ -71,7 +71,7 @@ class S7(nn.Module):
         coefficients, readout = self._recurrence()
         u = x.astype(jnp.float32)
         y, last = expanded_recurrence(
-            coefficients, readout, u, reset, carry, method=self.method, chunk_size=self.chunk_size
+            coefficients, readout, u, reset, carry, method=self.method, chunk_size=self.chunk_size, at_once=True
         )
         return last, self._output(y, x)
 

@@ -17,7 +17,7 @@ from .errors import check_fields, check_taps
 from .expanded import expanded_recurrence
 from .scan import Method
 
-SelectiveCarry = tuple[Float[Array, "*batch K-1 E"], Float[Array, "*batch E N"]]
+SelectiveCarry = tuple[Float[Array, "*batch K-1 E"], Float[Array, "*batch N E"]]
 
 
 class SelectiveBlock(nn.Module):
@@ -25,7 +25,7 @@ class SelectiveBlock(nn.Module):
 
     A subclass makes `_inputs` (what the recurrence reads at each step) and the static functions `_coefficients` and
     `_readout`, see `expanded_recurrence`. Carry: float32, the window of the convolution `[*batch, K-1, E]` and the
-    state `[*batch, E, N]`; a reset empties both.
+    state `[*batch, N, E]`; a reset empties both.
     """
 
     d_model: Annotated[int, Doc("width of the layer")] = 64
@@ -64,7 +64,7 @@ class SelectiveBlock(nn.Module):
     def initial_carry(self, batch_shape: tuple[int, ...]) -> SelectiveCarry:
         """Zeros, float32: (window of the convolution, state)."""
         window = jnp.zeros((*batch_shape, self.d_conv - 1, self.d_inner), jnp.float32)
-        return window, jnp.zeros((*batch_shape, self.d_inner, self.d_state), jnp.float32)
+        return window, jnp.zeros((*batch_shape, self.d_state, self.d_inner), jnp.float32)
 
     def __call__(
         self, carry: SelectiveCarry, x: Float[Array, "T *batch d_in"], reset: Bool[Array, "T *batch"]
@@ -104,6 +104,12 @@ class SelectiveBlock(nn.Module):
         return self.out_proj(y * nn.silu(z))
 
 
-def project_state(state: Float[Array, "... E N"], q: Float[Array, "... N"]) -> Float[Array, "... E"]:
+def outer(channels: Float[Array, "... E"], key: Float[Array, "... N"]) -> Float[Array, "... N E"]:
+    """Every channel's value under every entry of the key; channels last, where a CPU's vectors lie."""
+    # As a product, whose gradient is one too: the gradient of broadcasting would be a slow sum over the last axis.
+    return jnp.einsum("...e,...n->...ne", channels, key)
+
+
+def project_state(state: Float[Array, "... N E"], query: Float[Array, "... N"]) -> Float[Array, "... E"]:
     """Every channel's states against one vector."""
-    return (state * q[..., None, :]).sum(-1)
+    return jnp.einsum("...ne,...n->...e", state, query)

@@ -200,7 +200,8 @@ def selective(module, params, carry, x, reset, update):
         u = silu(u)
         r, first, second = np.split(u @ params["x_proj"]["kernel"], [rank, rank + size], axis=-1)
         step = r @ params["dt_kernel"] + params["dt_bias"]
-        state, y = update(step, u, first[:, None, :], second[:, None, :], load(reset_t, 0.0, state))
+        state, y = update(step, u, first[:, None, :], second[:, None, :], load(reset_t, 0.0, state).swapaxes(1, 2))
+        state = state.swapaxes(1, 2)
         outputs.append(((y + params["D_skip"] * u) * silu(z)) @ params["out_proj"]["kernel"])
     return (window, state), np.stack(outputs)
 
