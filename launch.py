@@ -263,6 +263,7 @@ def _bench(arguments: list[str]) -> int:
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="the highest (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of parameters and data (%(default)s)")
     parser.add_argument("--out", type=Path, help="JSON file, written after each cell; cells it has are kept")
+    parser.add_argument("--markdown", type=Path, help="write the table there too")
     parser.add_argument("--import", dest="modules", nargs="+", action="extend", default=[], help="packages to import")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     known = parser.parse_args(arguments)
@@ -281,7 +282,7 @@ def _bench(arguments: list[str]) -> int:
     names = ("d_model", "num_layers", "length", "updates", "batch", "learning_rate", "seed")
     config = BenchConfig(**{name: getattr(known, name) for name in names}, lengths=tuple(known.lengths))
     kinds, probes = known.kinds or list_memories(), known.probes or list(PROBES)
-    results = run_bench(kinds, probes, config, out=known.out, as_json=known.json)
+    results = run_bench(kinds, probes, config, out=known.out, markdown=known.markdown, as_json=known.json)
     if known.json:
         print(json.dumps(results, indent=1, allow_nan=False))
     return 0

@@ -85,7 +85,9 @@ def train(kind: str, long: bool, root: Path) -> None:
     for name, value in options.items():
         values = [json.dumps(each) for each in value] if isinstance(value, list) else [str(value)]
         command += [f"--memory.{name.replace('_', '-')}", *values]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    status = subprocess.run(command, stdout=sys.stderr).returncode
+    if status:
+        sys.exit(status)
 
 
 def table(root: Path) -> str:

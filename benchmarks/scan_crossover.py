@@ -1,6 +1,6 @@
 """Which solver of the diagonal recurrence is fastest where, and how far `method="auto"` is from it.
 
-    uv run benchmarks/scan_crossover.py [--markdown docs/scan_crossover.md]
+    uv run benchmarks/scan_crossover.py [--markdown FILE] [--lengths 64 --batches 1 --widths 32]
 
 Gradients by factors, inputs and carry of `linear_recurrence`. A time is the mean of as many calls as take
 --milliseconds; the number shown is the median of --repeats times (five times as many where a call is shorter than
@@ -56,6 +56,8 @@ def seconds(call: Callable[[], Any], count: int) -> float:
 def main() -> None:
     """Time the grid, print it, and write it as Markdown where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("lengths", LENGTHS), ("batches", BATCHES), ("widths", WIDTHS)):
+        parser.add_argument(f"--{name}", type=int, nargs="+", default=default)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--milliseconds", type=float, default=10.0)
     parser.add_argument("--limit", type=float, default=2e7, help="floats of the states (default: %(default)g)")
@@ -66,7 +68,7 @@ def main() -> None:
     head = ["T", "B", "states", "factors", *(f"{each} (ms)" for each in methods), "fastest", f"auto = {chosen}"]
     rows, worst, shuffled = [], 0.0, random.Random(0)
     for length, batch, width, is_complex, varying in itertools.product(
-        LENGTHS, BATCHES, WIDTHS, (False, True), (False, True)
+        arguments.lengths, arguments.batches, arguments.widths, (False, True), (False, True)
     ):
         if length * batch * width * (1 + is_complex) > arguments.limit:
             continue

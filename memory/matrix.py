@@ -80,7 +80,8 @@ def matrix_recurrence(
     entries = (chunks(q, rank), chunks(k, rank), chunks(v, rank))
     inputs = (*entries, chunks(log_decay), chunks(reset), None if beta is None else chunks(beta))
     state = carry.reshape(math.prod(batch), *carry.shape[len(batch) :])
-    last, y = jax.lax.scan(run, state, inputs)
+    # Without it the scan would store what is made of every pair of steps in a chunk.
+    last, y = jax.lax.scan(jax.checkpoint(run, prevent_cse=False), state, inputs)
     y = jnp.moveaxis(y, 3, 1).reshape(num_chunks * size * rank, *batch, num_heads, v.shape[-1])
     return y[: num_steps * rank], last.reshape(carry.shape)
 

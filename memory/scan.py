@@ -37,7 +37,7 @@ def linear_recurrence(
         reset_state: what a reset loads, broadcastable to `[*batch, *feature]`.
         method: "sequential" (`lax.scan`), "associative" (parallel prefix), "chunked" (all chunks at once, then across
             them), "pallas" (a GPU kernel; interpreted on a CPU, for tests), or "auto": sequential on CPU, where it
-            measures faster at every length, associative elsewhere.
+            measures fastest or nearly so at every size (docs/scan_crossover.md), associative elsewhere.
 
     Returns:
         `(states, last)`: all states `[T, *batch, *feature]` and `last = states[-1]`, to hand to the next chunk.

@@ -7,7 +7,7 @@ import dataclasses
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ def run_bench(
     config: BenchConfig,
     *,
     out: Path | None = None,
+    markdown: Path | None = None,
     as_json: bool = False,
 ) -> dict[str, Any]:
     """Train and measure every pair of memory and probe, print the table and return the results.
@@ -77,6 +78,7 @@ def run_bench(
         probes: tasks by name.
         config: how.
         out: a JSON file that is written after every cell; cells it has already are kept, if made with this `config`.
+        markdown: a file for the table as Markdown.
         as_json: print JSON instead of the table.
 
     Raises:
@@ -88,8 +90,9 @@ def run_bench(
         shortest = min(config.length, *config.lengths)
         if shortest < PROBES[name].min_length:
             errors.append(f"length {shortest} must be at least {PROBES[name].min_length} for the probe {name}")
-    if out is not None and not out.parent.is_dir():
-        errors.append(f"--out {out}: there is no folder {out.parent}; make it first")
+    for flag, path in (("--out", out), ("--markdown", markdown)):
+        if path is not None and not path.parent.is_dir():
+            errors.append(f"{flag} {path}: there is no folder {path.parent}; make it first")
     if errors:
         raise ConfigError(errors)
     settings = {**dataclasses.asdict(config), "lengths": list(config.lengths)}
@@ -113,6 +116,8 @@ def run_bench(
             if out is not None:
                 write_json(out, results)
         jax.clear_caches()
+    if markdown is not None:
+        markdown.write_text(bench_markdown(results, kinds, probes))
     if not as_json:
         console = table_console()
         console.print(bench_table(results, kinds, probes))
@@ -135,22 +140,38 @@ def _memory_errors(kind: str, config: BenchConfig) -> list[str]:
 
 def bench_table(results: dict[str, Any], kinds: Sequence[str], probes: Sequence[str]) -> Table:
     """The results as a table for a terminal: accuracy at each length, and what the memory costs."""
-    lengths = results["config"]["lengths"]
-    table = Table(title=f"accuracy at {', '.join(map(str, lengths))} steps, trained at {results['config']['length']}")
-    table.add_column("memory")
-    for column in (*probes, "parameters", "carry (floats)", "gradient (us/token)", "step (us)"):
-        table.add_column(column.replace("_", " "), justify="right")
+    table = Table(title=_title(results))
+    head, *rows = _rows(results, kinds, probes)
+    for index, column in enumerate(head):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def bench_markdown(results: dict[str, Any], kinds: Sequence[str], probes: Sequence[str]) -> str:
+    """The same as Markdown, with what each probe asks for."""
+    head, *rows = (f"| {' | '.join(row)} |" for row in _rows(results, kinds, probes))
+    legend = [f"- {name.replace('_', ' ')}: {PROBES[name].about}" for name in probes]
+    title = _title(results)
+    table = [head, f"|---|{'---:|' * (head.count('|') - 2)}", *rows]
+    return "\n".join([f"{title[0].upper()}{title[1:]}:", "", *table, "", *legend]) + "\n"
+
+
+def _title(results: dict[str, Any]) -> str:
+    config = results["config"]
+    return f"accuracy at {', '.join(map(str, config['lengths']))} steps, trained at {config['length']}"
+
+
+def _rows(results: dict[str, Any], kinds: Sequence[str], probes: Sequence[str]) -> Iterator[list[str]]:
+    """The head of the table, then a row for each memory."""
+    columns = ["memory", *probes, "parameters", "carry (floats)", "gradient (us/token)", "step (us)"]
+    yield [column.replace("_", " ") for column in columns]
     for kind in kinds:
         about = results["memories"][kind]
         cells = (" ".join(f"{each:.2f}" for each in results["accuracy"][kind][name]) for name in probes)
-        numbers = (
-            f"{about['parameters']:,}",
-            f"{about['carry']:,}",
-            f"{about['gradient_us']:.2f}",
-            f"{about['step_us']:.0f}",
-        )
-        table.add_row(kind, *cells, *numbers)
-    return table
+        parameters, carry = f"{about['parameters']:,}", f"{about['carry']:,}"
+        yield [kind, *cells, parameters, carry, f"{about['gradient_us']:.2f}", f"{about['step_us']:.0f}"]
 
 
 def _measure(kind: str, config: BenchConfig) -> dict[str, Any]:

@@ -87,8 +87,12 @@ def test_the_bench_fills_its_table_cell_by_cell(tmp_path, monkeypatch, capsys):
     # What is there is kept; only what is new is computed.
     monkeypatch.setattr(bench, "_measure", lambda kind, config: pytest.fail("measured again"))
     monkeypatch.setattr(bench, "_accuracy", lambda kind, probe, config: [0.5, 0.25])
-    again = run_bench(["gru"], ["parity", "induction"], TINY, out=out, as_json=True)
+    page = tmp_path / "bench.md"
+    again = run_bench(["gru"], ["parity", "induction"], TINY, out=out, markdown=page, as_json=True)
     assert again["accuracy"]["gru"] == {"parity": accuracies, "induction": [0.5, 0.25]}
+    head, line, row = (each for each in page.read_text().splitlines() if each.startswith("|"))
+    assert head.startswith("| memory | parity | induction | parameters |") and head.count("|") == line.count("|")
+    assert row.startswith(f"| gru | {accuracies[0]:.2f} {accuracies[1]:.2f} | 0.50 0.25 |")
     with pytest.raises(ConfigError, match="choose another --out"):
         run_bench(["gru"], ["parity"], BenchConfig(), out=out)
 
