@@ -7,9 +7,13 @@ One bare layer of width 64 at its default options, batch 8, float32, T = 64 ... 
 memories in turn. Times are per token. "Peak" is the temporary memory of the compiled gradient. PyPI memax's layers of
 the same width stand beside, where it is installed: its recurrences as it ships them, one head, batched by vmap. A cell
 is left out where the one before it took more than --patience seconds, or where its peak is above --limit.
+
+Freed memory stays with the process (glibc only): each call of a compiled function takes its buffers anew, and the page
+faults of giving them back and forth would be counted as the memory's. In training the layers share one program.
 """
 
 import argparse
+import ctypes
 import functools
 import importlib
 import importlib.util
@@ -81,6 +85,16 @@ def memax_layer(name: str, length: int) -> Layer:
     return params, sequence, step, x, start
 
 
+def keep_freed_memory() -> None:
+    """Take large blocks from one heap that is never given back to the system."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        arena_max, mmap_max, trim_threshold = -8, -4, -1  # of malloc.h
+        mallopt(arena_max, 1)
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, -1)
+
+
 class Cell:
     """One memory at one length, compiled."""
 
@@ -118,6 +132,7 @@ class Cell:
 
 def main() -> None:
     """Measure, print, write."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = [each for each in list_memories() if each not in SKIPPED]
     if importlib.util.find_spec("memax"):
