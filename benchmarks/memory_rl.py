@@ -13,6 +13,7 @@ written after every cell.
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -85,7 +86,11 @@ def train(kind: str, long: bool, root: Path) -> None:
     for name, value in options.items():
         values = [json.dumps(each) for each in value] if isinstance(value, list) else [str(value)]
         command += [f"--memory.{name.replace('_', '-')}", *values]
-    status = subprocess.run(command, stdout=sys.stderr).returncode
+    process = subprocess.Popen(command, stdout=sys.stderr)
+    # Ctrl-C reaches the run too, which finishes its update and saves: it must not be killed meanwhile.
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    status = process.wait()
+    signal.signal(signal.SIGINT, previous)
     if status:
         sys.exit(status)
 

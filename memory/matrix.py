@@ -5,6 +5,7 @@ chunk, R entries of a step (the rank of its update).
 """
 
 import math
+from numbers import Integral
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def matrix_recurrence(
         q, k, v: queries, keys, values. Queries and keys of one group are shared by its heads.
         log_decay: at most 0; -inf forgets everything.
         reset: True where step t is the first of an episode.
-        carry: the state before the first step.
+        carry: the state before the first step, float32 (float64 where an input is).
         beta: how much of what the key recalled is replaced, 0 to 1 (up to 2 with unit keys).
         chunk_size: steps of a chunk.
 
@@ -52,13 +53,13 @@ def matrix_recurrence(
         `(y, last)`: what was read, and the state after the last step.
 
     Raises:
-        ValueError: for shapes that do not fit, before compilation.
+        ValueError: for shapes and types that do not fit, before compilation.
 
     Source: Dao and Gu 2024 (Mamba-2), section 6; Yang et al. 2024 (DeltaNet), section 3; Yang et al. 2025 (Gated
     DeltaNet), section 3.3.
     """
     _check(q, k, v, log_decay, reset, carry, beta)
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, Integral) or chunk_size < 1:
         raise ValueError(f"matrix_recurrence: chunk_size={chunk_size!r} must be a positive integer")
     num_steps, batch = reset.shape[0], reset.shape[1:]
     num_heads, rank = log_decay.shape[-1], len(v) // num_steps
@@ -98,7 +99,7 @@ def matrix_step(
     """One step of `matrix_recurrence`, with the R entries of the step on an axis of their own.
 
     Raises:
-        ValueError: for shapes that do not fit, before compilation.
+        ValueError: for shapes and types that do not fit, before compilation.
     """
     _check_step(q, k, v, log_decay, reset, carry, beta)
     state = reset_where(reset, jnp.zeros_like(carry), carry)
@@ -195,6 +196,10 @@ def _check_types(name, q, k, v, log_decay, reset, carry, beta):
             raise ValueError(f"{name}: reset has dtype {each.dtype}, it must be bool; use reset.astype(bool)")
         if label != "reset" and not jnp.issubdtype(each.dtype, jnp.floating):
             raise ValueError(f"{name}: {label} has dtype {each.dtype}, it must be floating")
+    inputs = [each for label, each in given.items() if label not in ("reset", "carry") and each is not None]
+    wanted = jnp.result_type(jnp.float32, *inputs)
+    if carry.dtype != wanted:
+        raise ValueError(f"{name}: carry has dtype {carry.dtype}, the state stays {wanted}; use carry.astype")
 
 
 def _num_heads(name, log_decay, reset):

@@ -160,16 +160,19 @@ def build_memory(config: MemoryConfig) -> Stack:
 
 def _build_block(where: str, spec: LayerSpec, d_model: int, block_fields: dict[str, Any]) -> ResidualBlock:
     """The residual block of one entry; an entry may set the fields of its block too."""
-    own = dict(spec) if isinstance(spec, Mapping) else {"kind": spec}
+    own = _entry(where, spec)
     block = {name: own.pop(name, None) for name in _configuration_fields(ResidualBlock) if name in own}
     layer = _build_layer(where, own, d_model)
     activation = {"activation": getattr(type(layer), "default_activation", "none")}
-    return ResidualBlock(layer=layer, **{**activation, **block_fields, **block})
+    try:
+        return ResidualBlock(layer=layer, **{**activation, **block_fields, **block})
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}" if block else str(error)) from error
 
 
 def _build_layer(where: str, spec: LayerSpec, d_model: int) -> nn.Module:
     """The layer of one entry: a name, or a mapping with a kind and fields."""
-    options: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"kind": spec}
+    options = _entry(where, spec)
     if "kind" not in options:
         raise ValueError(f"{where}: {spec!r} has no kind; write {{kind: attention, window: 16}}")
     kind = options.pop("kind")
@@ -195,10 +198,19 @@ def _build_layer(where: str, spec: LayerSpec, d_model: int) -> nn.Module:
         except ValueError as error:
             # Of a memory of one kind the place says nothing.
             raise ValueError(f"{where}: {error}" if where else str(error)) from error
-    layers = _layer_list("parallel", options.get("layers", _COMPOSITIONS["parallel"][1]))
+    layers = _layer_list(f"{where}: parallel" if where else kind, options.get("layers", _COMPOSITIONS["parallel"][1]))
     return Parallel(
         tuple(_build_layer(f"{where}.layers[{i}]", each, options["d_model"]) for i, each in enumerate(layers))
     )
+
+
+def _entry(where: str, spec: Any) -> dict[str, Any]:
+    """An entry of a list as a mapping."""
+    if isinstance(spec, Mapping):
+        return dict(spec)
+    if not isinstance(spec, str):
+        raise ValueError(f"{where}: {spec!r} must be a kind, or a mapping of a kind and its fields")
+    return {"kind": spec}
 
 
 def _layer_list(kind: str, layers: Any) -> LayerList:

@@ -93,13 +93,15 @@ def run_bench(
     for flag, path in (("--out", out), ("--markdown", markdown)):
         if path is not None and not path.parent.is_dir():
             errors.append(f"{flag} {path}: there is no folder {path.parent}; make it first")
+        if path is not None and path.is_dir():
+            errors.append(f"{flag} {path} is a folder; name a file")
     if errors:
         raise ConfigError(errors)
     settings = {**dataclasses.asdict(config), "lengths": list(config.lengths)}
     results = {"config": settings, "memories": {}, "accuracy": {}}
     if out is not None and out.exists():
         before = read_json(out)
-        if not isinstance(before, dict) or not {"config", "memories", "accuracy"} <= set(before):
+        if not isinstance(before, dict) or not all(isinstance(before.get(name), dict) for name in results):
             raise ConfigError(f"{out} exists and holds no results of this command; choose another --out")
         if before["config"] != settings:
             raise ConfigError(f"{out} was made with {before.get('config')}, not {settings}; choose another --out")
@@ -116,12 +118,15 @@ def run_bench(
             if out is not None:
                 write_json(out, results)
         jax.clear_caches()
-    if markdown is not None:
-        markdown.write_text(bench_markdown(results, kinds, probes))
     if not as_json:
         console = table_console()
         console.print(bench_table(results, kinds, probes))
         console.print("\n".join(f"{name}: {PROBES[name].about}" for name in probes), highlight=False)
+    if markdown is not None:
+        try:
+            markdown.write_text(bench_markdown(results, kinds, probes))
+        except OSError as error:
+            raise ConfigError(f"--markdown {markdown}: {error.strerror}") from error
     return results
 
 
@@ -169,9 +174,13 @@ def _rows(results: dict[str, Any], kinds: Sequence[str], probes: Sequence[str]) 
     yield [column.replace("_", " ") for column in columns]
     for kind in kinds:
         about = results["memories"][kind]
-        cells = (" ".join(f"{each:.2f}" for each in results["accuracy"][kind][name]) for name in probes)
+        cells = (_accuracies(results["accuracy"][kind][name]) for name in probes)
         parameters, carry = f"{about['parameters']:,}", f"{about['carry']:,}"
         yield [kind, *cells, parameters, carry, f"{about['gradient_us']:.2f}", f"{about['step_us']:.0f}"]
+
+
+def _accuracies(values: list[float] | None) -> str:
+    return "diverged" if values is None else " ".join(f"{each:.2f}" for each in values)
 
 
 def _measure(kind: str, config: BenchConfig) -> dict[str, Any]:
@@ -206,8 +215,8 @@ def _seconds(call: Any, repeats: int = 7) -> float:
     return statistics.median(times[1:])
 
 
-def _accuracy(kind: str, probe: Probe, config: BenchConfig) -> list[float]:
-    """Train on one probe; the accuracy on fresh sequences of each length."""
+def _accuracy(kind: str, probe: Probe, config: BenchConfig) -> list[float] | None:
+    """Train on one probe; the accuracy on fresh sequences of each length, None if a parameter is no longer finite."""
     memory = make_memory(kind, d_model=config.d_model, num_layers=config.num_layers, projection="always")
     model = _Classifier(memory, probe.num_tokens, probe.num_targets)
     data_key, init_key, test_key = jax.random.split(jax.random.key(config.seed), 3)
@@ -239,4 +248,6 @@ def _accuracy(kind: str, probe: Probe, config: BenchConfig) -> list[float]:
         return right.sum() / asked.sum()
 
     params = train()
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params)):
+        return None
     return [float(jax.jit(accuracy, static_argnums=1)(params, length)) for length in config.lengths]

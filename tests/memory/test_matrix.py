@@ -50,6 +50,7 @@ def test_a_decay_of_zero_forgets_everything_on_both_paths(with_beta):
         ({"reset": jnp.zeros((T, B))}, "reset has dtype float32, it must be bool"),
         ({"carry": None}, "carry is a NoneType, it must be an array"),
         ({"carry": jnp.zeros((B, H, K, V), int)}, "carry has dtype int32, it must be floating"),
+        ({"carry": jnp.zeros((B, H, K, V), jnp.bfloat16)}, "carry has dtype bfloat16, the state stays float32"),
         ({"carry": jnp.zeros((B, H, V, K))}, r"carry has shape \(3, 2, 5, 4\), expected \(3, 2, 4, 5\)"),
         ({"k": jnp.zeros((T, B, 3, K))}, r"k has shape \(6, 3, 3, 4\), expected \(6, 3, '1 or 2', 'K'\)"),
         ({"q": jnp.zeros((T, B, H, 3))}, r"q has shape \(6, 3, 2, 3\), expected \(6, 3, '1 or 2', 4\)"),
@@ -69,6 +70,7 @@ def test_the_recurrence_names_what_does_not_fit(wrong, message):
         ({"reset": jnp.zeros((B, H), bool)}, r"log_decay has shape \(3, 2\), expected \(3, 2, 'H'\)"),
         ({"v": jnp.zeros((B, H, V))}, r"v has shape \(3, 2, 5\), expected \(3, 2, 'R', 'V'\)"),
         ({"k": jnp.zeros((B, H, K))}, r"k has shape \(3, 2, 4\), expected"),
+        ({"carry": jnp.zeros((B, H, K, V), jnp.bfloat16)}, "carry has dtype bfloat16, the state stays float32"),
         ({"carry": jnp.zeros((B, H, V, K))}, r"carry has shape \(3, 2, 5, 4\), expected"),
     ],
 )

@@ -2,6 +2,11 @@
 
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +26,35 @@ def test_every_memory_is_matched(memory_rl):
     aim = memory_rl.count_parameters("gru")
     for kind in memory_rl.MATCHED:
         assert abs(memory_rl.count_parameters(kind) / aim - 1) < 0.05, kind
+
+
+def test_ctrl_c_waits_for_the_run_to_save(tmp_path):
+    """As a terminal sends it, to the whole group: the run gets it too."""
+    child = tmp_path / "child.py"
+    child.write_text(
+        "import pathlib, signal, sys, time\n"
+        "def save(*_):\n"
+        "    time.sleep(1)\n"
+        "    pathlib.Path('saved').touch()\n"
+        "    sys.exit(130)\n"
+        "signal.signal(signal.SIGINT, save)\n"
+        "pathlib.Path('begun').touch()\n"
+        "time.sleep(60)\n"
+    )
+    parent = (
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import memory_rl, pathlib, subprocess\n"
+        f"start = subprocess.Popen\n"
+        f"memory_rl.subprocess.Popen = lambda _, **rest: start([sys.executable, {str(child)!r}], **rest)\n"
+        "memory_rl.train('s5', False, pathlib.Path('runs'))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, start_new_session=True)
+    for _ in range(600):
+        if (tmp_path / "begun").exists():
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert (tmp_path / "saved").exists()
 
 
 def test_the_table_holds_what_the_runs_found(memory_rl, tmp_path):

@@ -259,6 +259,9 @@ def test_a_composition_is_a_list_of_kinds():
         ([{"kind": "mamba", "d_stat": 3}], r"layers\[0\]: option of mamba='d_stat' is unknown; did you mean 'd_state'"),
         (["lru", {"kind": "lru", "d_model": 3}], r"layers\[1\]: d_model=3 differs from the memory's d_model=64"),
         ([{"kind": "parallel", "layers": ["x"]}], r"layers\[0\].layers\[0\]: kind='x' is unknown"),
+        (["lru", {"kind": "parallel", "layers": []}], r"layers\[1\]: parallel: layers=\[\] must be a list of kinds"),
+        (["lru", ["mlp", "s5"]], r"layers\[1\]: \['mlp', 's5'\] must be a kind, or a mapping"),
+        (["lru", {"kind": "lru", "norm": "prre"}], r"layers\[1\]: ResidualBlock.norm='prre' is unknown; did you mean"),
     ],
 )
 def test_a_wrong_composition_says_where(layers, message):

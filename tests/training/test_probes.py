@@ -1,5 +1,6 @@
 """The probes against plain Python, and the bench that runs them."""
 
+import dataclasses
 import json
 
 import jax
@@ -119,9 +120,18 @@ def test_what_bench_cannot_do_is_said_before_it_begins(tmp_path, capsys):
     assert (tmp_path / "mine.json").read_text() == "garbage"
     assert launch.main(["bench", "memory", "gru", "--out", str(tmp_path / "none" / "a.json")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+    assert launch.main(["bench", "memory", "gru", "--markdown", str(tmp_path)]) == 2
+    assert "is a folder; name a file" in capsys.readouterr().err
     assert launch.main(["bench", "memory", "gru", "mamba2", "--d-model", "7"]) == 2
     assert "head_dim=32 must divide" in capsys.readouterr().err
     assert launch.main(["bench", "memory", "gru", "--learning-rate", "nan"]) == 2
+
+
+def test_a_training_that_diverged_is_not_an_accuracy(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    run_bench(["gru"], ["parity"], dataclasses.replace(TINY, learning_rate=1e30), out=out)
+    assert json.loads(out.read_text())["accuracy"] == {"gru": {"parity": None}}
+    assert "diverged" in capsys.readouterr().out
 
 
 @pytest.mark.slow
