@@ -74,10 +74,13 @@ def linear_recurrence(
 
 
 def choose_method(method: Method) -> str:
-    """Resolve "auto" by the default backend."""
+    """Resolve "auto" by the default backend. Raises ValueError for "pallas" where there is no such kernel."""
+    backend = jax.default_backend()
+    if method == "pallas" and backend not in ("cpu", "gpu"):
+        raise ValueError(f"method='pallas' is a kernel for GPUs, the backend is {backend!r}; use 'associative'")
     if method != "auto":
         return method
-    return "sequential" if jax.default_backend() == "cpu" else "associative"
+    return "sequential" if backend == "cpu" else "associative"
 
 
 def _check(a, b, reset, carry, reset_state, method) -> None:

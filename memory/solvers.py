@@ -10,6 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 
 from .core import reset_where
 from .pairs import from_pair, multiply, times, to_pair
@@ -109,7 +110,7 @@ def _neutral(like, twist):
 def pallas(decay, twist, b, reset, carry, reset_state):
     """A kernel that walks through time with the state in registers, each program over some features of one sequence.
 
-    For GPUs; on a CPU it runs interpreted, for tests only.
+    For GPUs, by Triton (Ampere and later); on a CPU it runs interpreted, for tests only.
     """
     varying, paired = decay.ndim == b.ndim, twist is not None
     num_steps, parts = len(b), 2 if paired else 1
@@ -131,20 +132,28 @@ def pallas(decay, twist, b, reset, carry, reset_state):
     inputs = by_rows(b, num_steps)
 
     def kernel(factor_ref, b_ref, flag_ref, carry_ref, start_ref, states_ref):
-        start = start_ref[0]
+        # One part at a time, by reading it alone: Triton cannot slice or stack what is in registers.
+        def read(ref, *place):
+            return tuple(ref[(*place, part)] for part in range(parts))
+
+        start = read(start_ref, 0)
+        constant = None if varying else read(factor_ref, 0)
 
         def step(t, state):
-            state = jnp.where(flag_ref[t, 0] > 0, start, state)
-            a = factor_ref[t, 0] if varying else factor_ref[0]
+            flag = flag_ref[t, 0] > 0
+            state = [jnp.where(flag, new, old) for new, old in zip(start, state, strict=True)]
+            a = read(factor_ref, t, 0) if varying else constant
             if paired:
-                moved = jnp.stack([a[0] * state[0] - a[1] * state[1], a[0] * state[1] + a[1] * state[0]])
+                (a_re, a_im), (re, im) = a, state
+                state = [a_re * re - a_im * im, a_re * im + a_im * re]
             else:
-                moved = a * state
-            state = moved + b_ref[t, 0]
-            states_ref[t, 0] = state
-            return state
+                state = [a[0] * state[0]]
+            after = tuple(each + b_t for each, b_t in zip(state, read(b_ref, t, 0), strict=True))
+            for part, each in enumerate(after):
+                states_ref[t, 0, part] = each
+            return after
 
-        jax.lax.fori_loop(0, num_steps, step, carry_ref[0])
+        jax.lax.fori_loop(0, num_steps, step, read(carry_ref, 0))
 
     sequence = pl.BlockSpec((num_steps, 1, parts, block), lambda row, column: (0, row, 0, column))
     single = pl.BlockSpec((1, parts, block), lambda row, column: (row, 0, column))
@@ -160,6 +169,8 @@ def pallas(decay, twist, b, reset, carry, reset_state):
         ],
         out_specs=sequence,
         out_shape=jax.ShapeDtypeStruct(inputs.shape, b.dtype),
+        # A warp for every 32 features, so that each thread holds one.
+        compiler_params=triton.CompilerParams(num_warps=max(1, block // 32)),
         interpret=jax.default_backend() == "cpu",
     )(factor, inputs, flags, by_rows(carry), by_rows(reset_state))
     return states[..., :size].reshape(b.shape)

@@ -227,6 +227,28 @@ def test_auto_is_the_sequential_scan_on_cpu():
     assert loops == {"auto": 1, "sequential": 1, "associative": 0, "chunked": 3}
 
 
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("varying", [False, True])
+def test_the_kernel_lowers_for_gpus(is_complex, varying, monkeypatch):
+    """What can be shown without a GPU: Triton takes the kernel and that of its gradient, at full block size."""
+    monkeypatch.setattr(solvers, "PALLAS_BLOCK", 128)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    arguments = draw(0, feature=(200,), is_complex=is_complex, varying=varying)
+
+    def loss(*arguments):
+        return jnp.abs(linear_recurrence(*arguments, method="pallas")[0]).sum()
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 3, 4)))
+    text = gradient.trace(*map(jnp.asarray, arguments)).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("xla.gpu.triton") == 2
+
+
+def test_the_kernel_is_refused_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    with pytest.raises(ValueError, match="method='pallas' is a kernel for GPUs, the backend is 'tpu'; use 'assoc"):
+        linear_recurrence(*draw(0), method="pallas")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
