@@ -193,13 +193,15 @@ def plot(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(12, 5))
+    figure, axes = plt.subplots(1, 2, figsize=(13, 6))
     for axis, name, label in zip(axes, ("gradient_us", "peak_mb"), ("gradient, us/token", "peak, MB"), strict=True):
-        for kind, rows in results.items():
-            axis.plot(list(rows), [row[name] for row in rows.values()], marker="o", label=kind)
+        for index, (kind, rows) in enumerate(results.items()):
+            style = ":" if kind in MEMAX else "-" if index < 10 else "--"
+            values = [row[name] for row in rows.values()]
+            axis.plot(list(rows), values, style, color=f"C{index % 10}", marker="o", markersize=4, label=kind)
         axis.set(xscale="log", yscale="log", xlabel="length", ylabel=label)
-    axes[1].legend(fontsize="small", ncol=2)
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="small", loc="center right")
+    figure.tight_layout(rect=(0, 0, 0.86, 1))
     figure.savefig(path)
 
 
