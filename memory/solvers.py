@@ -137,7 +137,7 @@ def pallas(decay, twist, b, reset, carry, reset_state):
             return tuple(ref[(*place, part)] for part in range(parts))
 
         start = read(start_ref, 0)
-        constant = None if varying else read(factor_ref, 0)
+        constant = () if varying else read(factor_ref, 0)
 
         def step(t, state):
             flag = flag_ref[t, 0] > 0
