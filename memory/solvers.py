@@ -6,11 +6,11 @@ bool `[T, *batch]`, carry and reset_state `[*batch, F]`, and returns all states 
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from .core import reset_where
 from .pairs import from_pair, multiply, times, to_pair
@@ -112,6 +112,9 @@ def pallas(decay, twist, b, reset, carry, reset_state):
 
     For GPUs, by Triton (Ampere and later); on a CPU it runs interpreted, for tests only.
     """
+    # Here, as not every build of jaxlib has Triton.
+    from jax.experimental.pallas import triton
+
     varying, paired = decay.ndim == b.ndim, twist is not None
     num_steps, parts = len(b), 2 if paired else 1
     # A row has one reset flag: feature axes before the last one become rows too.
@@ -137,7 +140,7 @@ def pallas(decay, twist, b, reset, carry, reset_state):
             return tuple(ref[(*place, part)] for part in range(parts))
 
         start = read(start_ref, 0)
-        constant = () if varying else read(factor_ref, 0)
+        constant: tuple[Any, ...] = () if varying else read(factor_ref, 0)
 
         def step(t, state):
             flag = flag_ref[t, 0] > 0
