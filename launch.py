@@ -282,9 +282,7 @@ def _bench(arguments: list[str]) -> int:
     names = ("d_model", "num_layers", "length", "updates", "batch", "learning_rate", "seed")
     config = BenchConfig(**{name: getattr(known, name) for name in names}, lengths=tuple(known.lengths))
     kinds, probes = known.kinds or list_memories(), known.probes or list(PROBES)
-    results = run_bench(kinds, probes, config, out=known.out, markdown=known.markdown, as_json=known.json)
-    if known.json:
-        print(json.dumps(results, indent=1, allow_nan=False))
+    run_bench(kinds, probes, config, out=known.out, markdown=known.markdown, as_json=known.json)
     return 0
 
 

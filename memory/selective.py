@@ -6,6 +6,7 @@ Legend: T steps, *batch any batch axes, E d_inner = expand * d_model, N d_state,
 import math
 from typing import Annotated, Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
@@ -17,14 +18,17 @@ from .errors import check_fields, check_taps
 from .expanded import expanded_recurrence
 from .scan import Method
 
+# GPUs and TPUs otherwise round the operands of a product, and so the float32 state, to fewer bits.
+EXACT = jax.lax.Precision.HIGHEST
+
 SelectiveCarry = tuple[Float[Array, "*batch K-1 E"], Float[Array, "*batch N E"]]
 
 
 class SelectiveBlock(nn.Module):
     """x, z = in_proj(u);  x = silu(conv(x));  y = recurrence(x) + D_skip * x;  out = out_proj(y * silu(z)).
 
-    A subclass makes `_inputs` (what the recurrence reads at each step) and the static functions `_coefficients` and
-    `_readout`, see `expanded_recurrence`. Carry: float32, the window of the convolution `[*batch, K-1, E]` and the
+    A subclass makes `_inputs` (what the recurrence reads at each step) and `_recurrence`, which returns the functions
+    `coefficients` and `readout` of `expanded_recurrence`. Carry: float32, the window of the convolution `[*batch, K-1, E]` and the
     state `[*batch, N, E]`; a reset empties both.
     """
 
@@ -107,9 +111,9 @@ class SelectiveBlock(nn.Module):
 def outer(channels: Float[Array, "... E"], key: Float[Array, "... N"]) -> Float[Array, "... N E"]:
     """Every channel's value under every entry of the key; channels last, where a CPU's vectors lie."""
     # As a product, whose gradient is one too: the gradient of broadcasting would be a slow sum over the last axis.
-    return jnp.einsum("...e,...n->...ne", channels, key)
+    return jnp.einsum("...e,...n->...ne", channels, key, precision=EXACT)
 
 
 def project_state(state: Float[Array, "... N E"], query: Float[Array, "... N"]) -> Float[Array, "... E"]:
     """Every channel's states against one vector."""
-    return jnp.einsum("...ne,...n->...e", state, query)
+    return jnp.einsum("...ne,...n->...e", state, query, precision=EXACT)

@@ -4,6 +4,7 @@ Legend: T steps, B sequences.
 """
 
 import dataclasses
+import json
 import statistics
 import sys
 import time
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from hippodrome.memory import make_memory
 
-from .checkpoint_files import read_json, write_json
+from .checkpoint_files import read_json, write_json, write_text
 from .errors import ConfigError, unknown_name
 from .probes import PROBES, Probe
 from .progress import table_console
@@ -118,13 +119,16 @@ def run_bench(
             if out is not None:
                 write_json(out, results)
         jax.clear_caches()
-    if not as_json:
+    # Before the file: what has been measured is not lost with it.
+    if as_json:
+        print(json.dumps(results, indent=1, allow_nan=False))
+    else:
         console = table_console()
         console.print(bench_table(results, kinds, probes))
         console.print("\n".join(f"{name}: {PROBES[name].about}" for name in probes), highlight=False)
     if markdown is not None:
         try:
-            markdown.write_text(bench_markdown(results, kinds, probes))
+            write_text(markdown, bench_markdown(results, kinds, probes))
         except OSError as error:
             raise ConfigError(f"--markdown {markdown}: {error.strerror}") from error
     return results

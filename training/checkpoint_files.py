@@ -60,8 +60,12 @@ def write_json(path: Path, content: Any) -> None:
         OSError: if it cannot be written.
         ValueError, TypeError: if JSON cannot hold it.
     """
+    write_text(path, json.dumps(content, indent=1, allow_nan=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, whole or not at all, flushed to the disk. Raises OSError if it cannot be written."""
     temporary = path.with_name(f".{path.name}.writing")
-    text = json.dumps(content, indent=1, allow_nan=False)
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .checkpoint_files import read_json, write_json
+from .checkpoint_files import read_json, write_json, write_text
 from .config import config_name, load_config, load_suite, read_yaml
 from .errors import ConfigError, TrainingError, TrainingInterrupted, unknown_name
 from .progress import table_console
@@ -118,7 +118,7 @@ def run_suite(
         "published": baseline_rows(suite.environments, suite.baselines, suite.references),
     }
     write_json(folder / RESULTS_FILE, results)
-    (folder / "results.md").write_text(result_markdown(results), encoding="utf-8")
+    write_text(folder / "results.md", result_markdown(results))
     shown = {**results, "agents": _distinct([ours, *(each for other in others for each in other["agents"])])}
     _show(shown, folder, as_json)
     if failed:
