@@ -8,8 +8,9 @@ memories in turn. Times are per token. "Peak" is the temporary memory of the com
 the same width stand beside, where it is installed: its recurrences as it ships them, one head, batched by vmap. A cell
 is left out where the one before it took more than --patience seconds, or where its peak is above --limit.
 
-Freed memory stays with the process (glibc only): each call of a compiled function takes its buffers anew, and the page
-faults of giving them back and forth would be counted as the memory's. In training the layers share one program.
+Freed memory stays with the process (glibc only; not with --give-back): each call of a compiled function takes its
+buffers anew, and the page faults of giving them back and forth would be counted as the memory's. In training the layers
+share one program.
 """
 
 import argparse
@@ -132,7 +133,6 @@ class Cell:
 
 def main() -> None:
     """Measure, print, write."""
-    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = [each for each in list_memories() if each not in SKIPPED]
     if importlib.util.find_spec("memax"):
@@ -142,10 +142,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--patience", type=float, default=20.0)
     parser.add_argument("--limit", type=float, default=6e9, help="bytes of peak memory (default: %(default)g)")
+    parser.add_argument("--give-back", action="store_true", help="let the allocator return freed memory to the system")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
+    if not arguments.give_back:
+        keep_freed_memory()
     results: dict[str, dict[int, dict[str, float]]] = {kind: {} for kind in arguments.kinds}
     slow: set[str] = set()
     for length in arguments.lengths:

@@ -1,12 +1,15 @@
 """Which solver of the diagonal recurrence is fastest where, and how far `method="auto"` is from it.
 
-    uv run benchmarks/scan_crossover.py [--markdown FILE] [--lengths 64 --batches 1 --widths 32]
+    uv run benchmarks/scan_crossover.py [--markdown FILE] [--lengths 64 --batches 1 --widths 32] [--forms]
 
 Gradients by factors, inputs and carry of `linear_recurrence`. A time is the mean of as many calls as take
 --milliseconds; the number shown is the median of --repeats times (five times as many where a call is shorter than
 that), the methods taken in a new random order each round.
 The kernel ("pallas") runs on GPUs only. Cells that would hold more than --limit floats are left out. Up to 64 steps
 "chunked" has one chunk: its values are those of "sequential", its gradient another program.
+
+--forms compares the two gradients of "sequential" by constant factors instead: "fused" sums those of the factors in its
+loop, "apart" afterwards.
 """
 
 import argparse
@@ -21,10 +24,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hippodrome.memory import linear_recurrence
+from hippodrome.memory import diagonal, linear_recurrence
 from hippodrome.memory.scan import choose_method
 
 LENGTHS, BATCHES, WIDTHS = (16, 64, 256, 1024, 4096), (1, 8, 64), (32, 128)
+FORMS = ("fused", "apart")
 
 
 def make_call(method: str, length: int, batch: int, width: int, is_complex: bool, varying: bool):
@@ -38,10 +42,16 @@ def make_call(method: str, length: int, batch: int, width: int, is_complex: bool
         decay, b, carry = decay * jnp.exp(0.1j), b + 1j, carry + 0j
 
     def loss(decay, b, carry, reset):
-        states, _ = linear_recurrence(decay, b, reset, carry, method=method)
+        states, _ = linear_recurrence(decay, b, reset, carry, method="sequential" if method in FORMS else method)
         return (jnp.abs(states) ** 2).sum()
 
-    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    choice = diagonal.is_fused
+    if method in FORMS:
+        diagonal.is_fused = lambda size, paired: method == "fused"
+    try:
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(decay, b, carry, reset).compile()
+    finally:
+        diagonal.is_fused = choice
     return lambda: jax.block_until_ready(gradient(decay, b, carry, reset))
 
 
@@ -61,14 +71,29 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--milliseconds", type=float, default=10.0)
     parser.add_argument("--limit", type=float, default=2e7, help="floats of the states (default: %(default)g)")
+    parser.add_argument("--forms", action="store_true", help="the two gradients of the sequential method")
     parser.add_argument("--markdown", type=Path, help="write the table there")
     arguments = parser.parse_args()
     methods = ["sequential", "associative", "chunked"] + (["pallas"] if jax.default_backend() == "gpu" else [])
     chosen = choose_method("auto")
-    head = ["T", "B", "states", "factors", *(f"{each} (ms)" for each in methods), "fastest", f"auto = {chosen}"]
+    if arguments.forms:
+        methods = list(FORMS)
+    head = [
+        "T",
+        "B",
+        "states",
+        "factors",
+        *(f"{each} (ms)" for each in methods),
+        "fastest",
+        "auto" if arguments.forms else f"auto = {chosen}",
+    ]
     rows, worst, shuffled = [], 0.0, random.Random(0)
     for length, batch, width, is_complex, varying in itertools.product(
-        arguments.lengths, arguments.batches, arguments.widths, (False, True), (False, True)
+        arguments.lengths,
+        arguments.batches,
+        arguments.widths,
+        (False, True),
+        (False,) if arguments.forms else (False, True),
     ):
         if length * batch * width * (1 + is_complex) > arguments.limit:
             continue
@@ -85,6 +110,8 @@ def main() -> None:
                 times[name].append(1e3 * seconds(calls[name], counts[name]))
         medians = {name: statistics.median(values) for name, values in times.items()}
         fastest = min(medians, key=medians.__getitem__)
+        if arguments.forms:
+            chosen = "fused" if diagonal.is_fused(length * batch * width * (1 + is_complex), is_complex) else "apart"
         ratio = medians[chosen] / medians[fastest]
         worst = max(worst, ratio)
         kind = f"{width} {'complex' if is_complex else 'real'}"

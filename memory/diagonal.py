@@ -14,7 +14,7 @@ from .pairs import multiply_transposed, swap
 from .solvers import SOLVERS
 
 # Floats of the states from which the gradient by constant complex factors is faster in one loop, on a CPU
-# (benchmarks/scan_crossover.py): below, several vectorised passes find them in the cache.
+# (benchmarks/scan_crossover.py --forms): below, several vectorised passes find them in the cache.
 FUSED_SIZE = 1 << 20
 
 
@@ -45,8 +45,7 @@ def _recur_forward(method, decay, twist, b, reset, carry, reset_state):
 def _recur_backward(method, residuals, d_states):
     decay, twist, states, *_ = residuals
     if method == "sequential":
-        constant = decay.ndim < states.ndim
-        if constant and (twist is None or states.size > FUSED_SIZE):
+        if decay.ndim < states.ndim and is_fused(states.size, twist is not None):
             return _fused_transpose(residuals, d_states)
         return _cotangents(residuals, _reverse_scan(residuals, d_states))
     # By the function with a gradient of its own: a kernel has none, and second derivatives need one.
@@ -54,6 +53,11 @@ def _recur_backward(method, residuals, d_states):
 
 
 recur.defvjp(_recur_forward, _recur_backward)
+
+
+def is_fused(size: int, paired: bool) -> bool:
+    """Whether the gradient by constant factors is summed within the loop, for `size` floats of states."""
+    return not paired or size > FUSED_SIZE
 
 
 def _fused_transpose(residuals, d_states):

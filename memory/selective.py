@@ -28,8 +28,8 @@ class SelectiveBlock(nn.Module):
     """x, z = in_proj(u);  x = silu(conv(x));  y = recurrence(x) + D_skip * x;  out = out_proj(y * silu(z)).
 
     A subclass makes `_inputs` (what the recurrence reads at each step) and `_recurrence`, which returns the functions
-    `coefficients` and `readout` of `expanded_recurrence`. Carry: float32, the window of the convolution `[*batch, K-1, E]` and the
-    state `[*batch, N, E]`; a reset empties both.
+    `coefficients` and `readout` of `expanded_recurrence`. Carry: float32, the window of the convolution
+    `[*batch, K-1, E]` and the state `[*batch, N, E]`; a reset empties both.
     """
 
     d_model: Annotated[int, Doc("width of the layer")] = 64
