@@ -238,20 +238,21 @@ def _accuracy(kind: str, probe: Probe, config: BenchConfig) -> list[float] | Non
         change, moments = optimizer.update(gradient, moments)
         return (optax.apply_updates(params, change), moments), None
 
+    # Keys are arguments: of constants XLA would draw the sequences while it compiles.
     @jax.jit
-    def train():
+    def train(init_key, data_key):
         tokens, _, _ = probe.sample(data_key, config.length, config.batch)
         params = model.init(init_key, tokens)
         keys = jax.random.split(data_key, config.updates)
         return jax.lax.scan(update, (params, optimizer.init(params)), keys)[0][0]
 
-    def accuracy(params, length):
+    def accuracy(params, test_key, length):
         tokens, targets, asked = probe.sample(test_key, length, 256)
         logits: Any = model.apply(params, tokens)
         right = (logits.argmax(-1) == targets) & asked
         return right.sum() / asked.sum()
 
-    params = train()
+    params = train(init_key, data_key)
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params)):
         return None
-    return [float(jax.jit(accuracy, static_argnums=1)(params, length)) for length in config.lengths]
+    return [float(jax.jit(accuracy, static_argnums=2)(params, test_key, length)) for length in config.lengths]
