@@ -1,15 +1,33 @@
 """Agents: pure functions over environments and memories."""
 
-from .core import Agent, Decision, Rollout, agent_config, list_agents, make_agent, register_agent
+from .core import (
+    Agent,
+    Decision,
+    Feedback,
+    ReplayBatch,
+    ReplayStep,
+    Rollout,
+    agent_config,
+    list_agents,
+    make_agent,
+    register_agent,
+)
+from .dreamer import Dreamer, DreamerConfig, DreamerState
 from .ppo import PPO, PPOConfig, PPOParams, PPOState
 
 __all__ = [
     "PPO",
     "Agent",
     "Decision",
+    "Dreamer",
+    "DreamerConfig",
+    "DreamerState",
+    "Feedback",
     "PPOConfig",
     "PPOParams",
     "PPOState",
+    "ReplayBatch",
+    "ReplayStep",
     "Rollout",
     "agent_config",
     "list_agents",

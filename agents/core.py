@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from flax import struct
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from hippodrome.envs import Outcome, Timestep
 
@@ -53,6 +53,53 @@ class Rollout:
     initial_carry: Any
 
 
+@struct.dataclass
+class ReplayStep:
+    """One step of a stream as replay keeps it; the observation that ended an episode is a step of its own.
+
+    Attributes:
+        observation: the space's element.
+        reset: bool; True when `observation` is the first of an episode.
+        previous_action: the environment action that led to it; null where `reset`.
+        reward: float32; what that action yielded; 0 where `reset`.
+        terminal: bool; the episode ended with this observation and nothing is beyond.
+        last: bool; the episode ended with it, or was cut off. No action follows.
+    """
+
+    observation: Any
+    reset: Bool[Array, "..."]
+    previous_action: Any
+    reward: Float[Array, "..."]
+    terminal: Bool[Array, "..."]
+    last: Bool[Array, "..."]
+
+
+@struct.dataclass
+class ReplayBatch:
+    """`N` windows of `L` consecutive steps.
+
+    Attributes:
+        steps: leaves `[L, N, ...]`.
+        carry: the agent's carry from before each window's first step, leaves `[N, ...]`.
+    """
+
+    steps: ReplayStep
+    carry: Any
+
+
+@struct.dataclass
+class Feedback:
+    """What replay is to keep of an update.
+
+    Attributes:
+        carries: the carries after steps K-1, 2K-1, ..., L-1 of each window, leaves `[L/K, N, ...]`.
+        priority: float32 `[N]`, how much there was to learn from each window.
+    """
+
+    carries: Any
+    priority: Float[Array, " N"]
+
+
 class Agent(Protocol):
     """What training, evaluation and deployment need of an agent. All methods are pure."""
 
@@ -71,7 +118,11 @@ class Agent(Protocol):
         """V(observation) under this carry; the carry is not advanced."""
 
     def learn(self, state: Any, batch: Rollout, key: Key[Array, ""]) -> tuple[Any, dict[str, Float[Array, ""]]]:
-        """One update from a rollout; the metrics are scalars."""
+        """One update from a rollout; the metrics are scalars.
+
+        An agent with the attribute `learns_from_replay` True takes a `ReplayBatch` instead and returns a `Feedback` as
+        well; the training step then keeps replay and calls it as often as the replay ratio says.
+        """
 
     def state_partition(self, split: PartitionSpec) -> Any:
         """A pytree prefix of the state: `split` for what belongs to environments, `PartitionSpec()` for the rest."""

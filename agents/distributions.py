@@ -1,7 +1,8 @@
 """Action distributions: one for any action space, a product over its leaves.
 
 Legend: `A` width of the policy head's output, all leaves concatenated. Categorical leaves read logits; Box leaves
-read a mean in units where the bounds are -1 and 1, with a state-independent log standard deviation.
+read a mean in units where the bounds are -1 and 1, with a log standard deviation of their own (one for all states, or
+with the leading axes of the outputs).
 """
 
 import math
@@ -30,16 +31,16 @@ def categorical_entropy(logits: Float[Array, "... N"]) -> Float[Array, "..."]:
 
 
 def gaussian_log_prob(
-    mean: Float[Array, "... N"], log_std: Float[Array, " N"], value: Float[Array, "... N"]
+    mean: Float[Array, "... N"], log_std: Float[Array, "... N"], value: Float[Array, "... N"]
 ) -> Float[Array, "..."]:
     """Log density of a diagonal Gaussian, summed over its N dimensions."""
     z = (value - mean) * jnp.exp(-log_std)
     return jnp.sum(-0.5 * z**2 - log_std - _HALF_LOG_2PI, axis=-1)
 
 
-def gaussian_entropy(log_std: Float[Array, " N"]) -> Float[Array, ""]:
+def gaussian_entropy(log_std: Float[Array, "... N"]) -> Float[Array, "..."]:
     """Entropy of a diagonal Gaussian in nats, `sum(log_std + log(2 pi e) / 2)`."""
-    return jnp.sum(log_std + 0.5 + _HALF_LOG_2PI)
+    return jnp.sum(log_std + 0.5 + _HALF_LOG_2PI, axis=-1)
 
 
 class ActionDistribution:
@@ -84,7 +85,7 @@ class ActionDistribution:
                 actions.append(jax.random.categorical(leaf_key, part).astype(jnp.int32))
         return jax.tree.unflatten(self._structure, actions)
 
-    def mode(self, outputs: Float[Array, "... A"], log_std: Float[Array, " S"]) -> Any:
+    def mode(self, outputs: Float[Array, "... A"], log_std: Float[Array, "... S"]) -> Any:
         """The most likely raw action."""
         actions = []
         for leaf, part, _ in self._parts(outputs, log_std):
@@ -97,7 +98,7 @@ class ActionDistribution:
                 actions.append(jnp.argmax(part, axis=-1).astype(jnp.int32))
         return jax.tree.unflatten(self._structure, actions)
 
-    def log_prob(self, outputs: Float[Array, "... A"], log_std: Float[Array, " S"], action: Any) -> Float[Array, "..."]:
+    def log_prob(self, outputs: Float[Array, "... A"], log_std: Float[Array, "... S"], action: Any) -> Float[Array, "..."]:
         """Log probability (density for Box leaves) of a raw action, summed over the leaves."""
         total: Array | float = 0.0
         for (leaf, part, std), value in zip(self._parts(outputs, log_std), jax.tree.leaves(action), strict=True):
@@ -109,7 +110,7 @@ class ActionDistribution:
                 total += categorical_log_prob(part, value)
         return jnp.asarray(total)
 
-    def entropy(self, outputs: Float[Array, "... A"], log_std: Float[Array, " S"]) -> Float[Array, "..."]:
+    def entropy(self, outputs: Float[Array, "... A"], log_std: Float[Array, "... S"]) -> Float[Array, "..."]:
         """Entropy in nats, summed over the leaves."""
         total = jnp.zeros(outputs.shape[:-1])
         for leaf, part, std in self._parts(outputs, log_std):
@@ -137,7 +138,7 @@ class ActionDistribution:
         parts, output_at, std_at = [], 0, 0
         for leaf, width in zip(self.leaves, self.widths, strict=True):
             std_width = width if isinstance(leaf, Box) else 0
-            parts.append((leaf, outputs[..., output_at : output_at + width], log_std[std_at : std_at + std_width]))
+            parts.append((leaf, outputs[..., output_at : output_at + width], log_std[..., std_at : std_at + std_width]))
             output_at += width
             std_at += std_width
         return parts

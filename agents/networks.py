@@ -43,28 +43,28 @@ class Featurizer:
                     f"observation space {leaf!r} cannot be encoded; use Discrete, MultiDiscrete, Box, or a Tuple or "
                     "Dict of them"
                 )
-        self.num_observation_features = sum(map(_encoded_width, self.observation_leaves))
+        self.num_observation_features = sum(map(encoded_width, self.observation_leaves))
         input_widths = {
-            "previous_action": sum(map(_encoded_width, self.action_leaves)),
+            "previous_action": sum(map(encoded_width, self.action_leaves)),
             "previous_reward": 1,
             "first_step": 1,
         }
         self.num_features = self.num_observation_features + sum(input_widths[name] for name in self.inputs)
         # Only continuous features are normalised: a one-hot keeps its meaning.
         self.is_continuous = np.concatenate(
-            [np.full(_encoded_width(leaf), isinstance(leaf, Box)) for leaf in self.observation_leaves]
+            [np.full(encoded_width(leaf), isinstance(leaf, Box)) for leaf in self.observation_leaves]
         )
 
     def observation(self, observation: Any) -> Float[Array, "... F"]:
         """The observation part alone."""
         parts = zip(self.observation_leaves, jax.tree.leaves(observation), strict=True)
-        return jnp.concatenate([_encode(leaf, value) for leaf, value in parts], axis=-1)
+        return jnp.concatenate([encode_leaf(leaf, value) for leaf, value in parts], axis=-1)
 
     def policy_inputs(self, timestep: Timestep) -> list[Float[Array, "... K"]]:
         """The policy inputs to append."""
         available = {
             "previous_action": lambda: [
-                _encode_action(leaf, value)
+                encode_action(leaf, value)
                 for leaf, value in zip(self.action_leaves, jax.tree.leaves(timestep.previous_action), strict=True)
             ],
             "previous_reward": lambda: [timestep.previous_reward[..., None]],
@@ -73,7 +73,8 @@ class Featurizer:
         return [part for name in self.inputs for part in available[name]()]
 
 
-def _encoded_width(leaf: Any) -> int:
+def encoded_width(leaf: Any) -> int:
+    """Features that `encode_leaf` makes of a leaf space."""
     if isinstance(leaf, Discrete):
         return int(leaf.n)
     if isinstance(leaf, MultiDiscrete):
@@ -81,7 +82,8 @@ def _encoded_width(leaf: Any) -> int:
     return math.prod(leaf.shape)
 
 
-def _encode(leaf: Any, value: jax.Array) -> jax.Array:
+def encode_leaf(leaf: Any, value: jax.Array) -> jax.Array:
+    """An element of a leaf space, `[..., *shape]`, as `[..., F]`: one-hot, or flat numbers (uint8 divided by 255)."""
     if isinstance(leaf, Discrete):
         return jax.nn.one_hot(value, int(leaf.n), dtype=jnp.float32)
     if isinstance(leaf, MultiDiscrete):
@@ -91,8 +93,9 @@ def _encode(leaf: Any, value: jax.Array) -> jax.Array:
     return flat.astype(jnp.float32) / (255.0 if leaf.dtype == jnp.uint8 else 1.0)
 
 
-def _encode_action(leaf: Any, value: jax.Array) -> jax.Array:
-    encoded = _encode(leaf, value)
+def encode_action(leaf: Any, value: jax.Array) -> jax.Array:
+    """The same for an action; a Box in units where its bounds are -1 and 1."""
+    encoded = encode_leaf(leaf, value)
     if isinstance(leaf, Box):
         low = jnp.broadcast_to(jnp.asarray(leaf.low, jnp.float32), leaf.shape).reshape(-1)
         high = jnp.broadcast_to(jnp.asarray(leaf.high, jnp.float32), leaf.shape).reshape(-1)

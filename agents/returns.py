@@ -68,20 +68,28 @@ def lambda_returns(
     reward: Float[Array, "T *B"],
     next_value: Float[Array, "T *B"],
     ended: Bool[Array, "T *B"],
-    gamma: float,
+    gamma: float | Float[Array, "T *B"],
     gae_lambda: float,
 ) -> Float[Array, "T *B"]:
     """Lambda-returns, cut at every episode's end (Sutton and Barto 2018, eq. 12.20).
 
-    `G[t] = reward[t] + gamma ((1 - lambda) next_value[t] + lambda G[t+1])`, with `G[t+1]` replaced by `next_value[t]`
+    `G[t] = reward[t] + gamma[t] ((1 - lambda) next_value[t] + lambda G[t+1])`, with `G[t+1]` replaced by `next_value[t]`
     where the episode ended and at the last step. Equals `generalized_advantage + value` for the same values.
+
+    Args:
+        reward: of the transition t -> t+1.
+        next_value: the value beyond it.
+        ended: whether the episode ended with it.
+        gamma: discount of what is beyond; one for each transition where they differ.
+        gae_lambda: 0 is one-step TD, 1 is the Monte-Carlo return.
     """
 
     def backward_step(following, inputs):
-        reward_t, next_value_t, ended_t = inputs
+        reward_t, next_value_t, ended_t, gamma_t = inputs
         following = jnp.where(ended_t, next_value_t, following)
-        target = reward_t + gamma * ((1.0 - gae_lambda) * next_value_t + gae_lambda * following)
+        target = reward_t + gamma_t * ((1.0 - gae_lambda) * next_value_t + gae_lambda * following)
         return target, target
 
-    _, targets = jax.lax.scan(backward_step, next_value[-1], (reward, next_value, ended), reverse=True)
+    gammas = jnp.broadcast_to(gamma, reward.shape)
+    _, targets = jax.lax.scan(backward_step, next_value[-1], (reward, next_value, ended, gammas), reverse=True)
     return targets

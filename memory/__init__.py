@@ -1,6 +1,7 @@
 """Sequence memories under one contract, with exact resets at episode boundaries."""
 
 from .attention import SlidingWindowAttention
+from .block_gru import BlockGRU
 from .blocks import GRUGate, Parallel, ResidualBlock, Stack
 from .checks import MemoryCheckError, check_memory
 from .core import Carry, Memory, reset_where
@@ -41,6 +42,7 @@ __all__ = [
     "S4D",
     "S5",
     "S7",
+    "BlockGRU",
     "Carry",
     "DeltaNet",
     "GRUGate",

@@ -41,9 +41,9 @@ class ResidualBlock(nn.Module):
 
     u = norm(x) ("pre") or x;  v = activation(layer(u))
     w = Dense1(v) * sigmoid(Dense2(v)) ("full"), v * sigmoid(Dense(v)) ("half") or v ("none")
-    y = x + w ("add") or GRUGate(x, w) ("gru");  with norm "post" y = norm(y)
+    y = x + w ("add"), GRUGate(x, w) ("gru") or w ("none");  with norm "post" y = norm(y)
 
-    norm is layer normalisation over features. The block needs d_in = d_model for the residual sum.
+    norm is layer normalisation over features. The block needs d_in = d_model unless residual is "none".
     Raises ValueError for a field outside its choices. Source: Smith et al. 2023 (S5), appendix G.1; GLU: Dauphin 2017.
     """
 
@@ -51,7 +51,9 @@ class ResidualBlock(nn.Module):
     norm: Annotated[Literal["pre", "post", "none"], Doc("layer normalisation before, after or nowhere")] = "pre"
     activation: Annotated[Literal["gelu", "none"], Doc("applied to the output of the memory layer")] = "gelu"
     glu: Annotated[Literal["full", "half", "none"], Doc("gated linear unit after the activation")] = "half"
-    residual: Annotated[Literal["add", "gru"], Doc("sum with the input, or the gate of GTrXL")] = "add"
+    residual: Annotated[
+        Literal["add", "gru", "none"], Doc("sum with the input, the gate of GTrXL, or neither")
+    ] = "add"
 
     def __post_init__(self):
         check_fields(self)
@@ -90,7 +92,7 @@ class ResidualBlock(nn.Module):
 
     def _around(self, run, carry, x, reset):
         """The block around `run`, the layer's sequence call or its step."""
-        if x.shape[-1] != self.d_model:
+        if x.shape[-1] != self.d_model and self.residual != "none":
             raise ValueError(
                 f"ResidualBlock: x has shape {x.shape}, its last axis must be d_model={self.d_model} for the residual "
                 "sum; let the Stack around it project (projection: auto)"
@@ -108,7 +110,10 @@ class ResidualBlock(nn.Module):
             # One product of twice the width: faster than two for the few rows of a rollout's step.
             value, gate = jnp.split(self.value_and_gate(v), 2, axis=-1)
             v = value * nn.sigmoid(gate)
-        y = self.residual_gate(x, v) if self.residual == "gru" else x + v
+        if self.residual == "none":
+            y = v
+        else:
+            y = self.residual_gate(x, v) if self.residual == "gru" else x + v
         return carry, (self.normalisation(y) if self.norm == "post" else y).astype(x.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Acting: an agent in vectorised environments for a number of steps, recorded as a `Rollout`.
+"""Acting: an agent in vectorised environments for a number of steps, recorded as a `Rollout` or for replay.
 
 Legend: `T` steps, `B` environments.
 """
@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from flax import struct
+from jaxtyping import Array, Bool, Int, Key
 
-from hippodrome.agents import Agent, Decision, Rollout
+from hippodrome.agents import Agent, Decision, ReplayStep, Rollout
 from hippodrome.envs import Outcome, Timestep, VectorEnv, VectorState, environment_keys
 
 
@@ -44,9 +45,6 @@ def collect(
     envs_state = envs.begin_rollout(envs_state)
     initial_carry = carry
 
-    # All keys at once: drawn step by step they cost as much as a small network.
-    step_keys = jax.vmap(lambda t: environment_keys(jax.random.fold_in(key, t), first_env, num_envs))
-
     def env_step(carried, keys):
         envs_state, carry = carried
         timestep = envs_state.timestep
@@ -60,10 +58,87 @@ def collect(
         return (envs_state, carry), (timestep, decision, outcome, final_value)
 
     (envs_state, carry), (timestep, decision, outcome, final_value) = jax.lax.scan(
-        env_step, (envs_state, carry), step_keys(jnp.arange(num_steps))
+        env_step, (envs_state, carry), _step_keys(key, num_steps, first_env, num_envs)
     )
     last_value = agent.value(params, carry, envs_state.timestep)
     return envs_state, carry, Rollout(timestep, decision, outcome, final_value, last_value, initial_carry)
+
+
+@struct.dataclass
+class Stream:
+    """`T` steps of `B` environments as replay takes them: each step, then the one that ended an episode there, if any.
+
+    Attributes:
+        steps: leaves `[2T, B, ...]`.
+        valid: bool `[2T, B]`; whether there is such a step.
+        carries: the agent's carry from before each, leaves `[2T, B, ...]`.
+    """
+
+    steps: ReplayStep
+    valid: Bool[Array, "2T B"]
+    carries: Any
+
+
+def record(
+    agent: Agent,
+    envs: VectorEnv,
+    params: Any,
+    envs_state: VectorState,
+    carry: Any,
+    key: Key[Array, ""],
+    *,
+    num_steps: int,
+    first_env: Int[Array, ""] | int = 0,
+) -> tuple[VectorState, Any, Stream, Outcome]:
+    """`num_steps` steps of every environment for replay; arguments as of `collect`.
+
+    Returns:
+        The environments' state, the carry handed on, the steps, and the outcomes `[T, B]` without final observations.
+    """
+    num_envs = envs_state.timestep.reset.shape[0]
+    envs_state = envs.begin_rollout(envs_state)
+
+    def env_step(carried, keys):
+        envs_state, carry = carried
+        timestep = envs_state.timestep
+        next_carry, decision = agent.act(params, carry, timestep, keys)
+        envs_state, outcome = envs.step(envs_state, decision.env_action)
+        never = jnp.zeros(num_envs, bool)
+        step = replay_step(timestep)
+        final = ReplayStep(
+            observation=outcome.final_observation,
+            reset=never,
+            previous_action=decision.env_action,
+            reward=outcome.reward,
+            terminal=outcome.terminated,
+            last=~never,
+        )
+        pairs = (step, final), (~never, outcome.ended), (carry, next_carry)
+        steps, valid, carries = (jax.tree.map(lambda *two: jnp.stack(two), *pair) for pair in pairs)
+        outcome = dataclasses.replace(outcome, final_observation=None)
+        return (envs_state, next_carry), (Stream(steps, valid, carries), outcome)
+
+    keys = _step_keys(key, num_steps, first_env, num_envs)
+    (envs_state, carry), (stream, outcome) = jax.lax.scan(env_step, (envs_state, carry), keys)
+    stream = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), stream)
+    return envs_state, carry, stream, outcome
+
+
+def replay_step(timestep: Timestep) -> ReplayStep:
+    """What replay keeps of a timestep that ends nothing."""
+    return ReplayStep(
+        observation=timestep.observation,
+        reset=timestep.reset,
+        previous_action=timestep.previous_action,
+        reward=timestep.previous_reward,
+        terminal=jnp.zeros_like(timestep.reset),
+        last=jnp.zeros_like(timestep.reset),
+    )
+
+
+def _step_keys(key: Key[Array, ""], num_steps: int, first_env: Any, num_envs: int) -> Key[Array, "T B"]:
+    # All keys at once: drawn step by step they cost as much as a small network.
+    return jax.vmap(lambda t: environment_keys(jax.random.fold_in(key, t), first_env, num_envs))(jnp.arange(num_steps))
 
 
 def _final_value(agent: Agent, params: Any, carry: Any, decision: Decision, outcome: Outcome) -> Array:

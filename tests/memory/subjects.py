@@ -35,6 +35,7 @@ _LAYERS = {
 # Small and awkward sizes: chunks and windows that do not divide T, and are shorter than it.
 SMALL = {
     "attention": {"num_heads": 3, "window": 3},
+    "block_gru": {"num_blocks": 2, "hidden": 3},
     "delta_net": {"num_heads": 2, "chunk_size": 4},
     "gated_delta_net": {"num_heads": 2, "chunk_size": 4},
     "linear_attention": {"num_heads": 2, "chunk_size": 4},

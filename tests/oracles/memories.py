@@ -76,6 +76,32 @@ def gru(module, params, carry, x, reset):
     return carry, np.stack(outputs)
 
 
+def block_gru(module, params, carry, x, reset):
+    def norm(scale, value):
+        return value / np.sqrt((value**2).mean(-1, keepdims=True) + 1e-4) * scale
+
+    blocks, outputs = module.num_blocks, []
+    part = module.d_model // blocks
+    for x_t, reset_t in zip(x, reset, strict=True):
+        state = load(reset_t, 0.0, carry)
+        u = silu(norm(params["scale_u"], state @ params["W_s"] + params["b_s"]))
+        columns = []
+        for g in range(blocks):
+            block = slice(g * part, (g + 1) * part)
+            kernel = np.concatenate([params["W_h"][g], params["W_u"][:, block], params["W_x"][:, block]])
+            columns.append(np.concatenate([state[:, block], u, x_t], axis=-1) @ kernel + params["b_v"][block])
+        v = silu(norm(params["scale_v"], np.concatenate(columns, axis=-1)))
+        columns = []
+        for g in range(blocks):
+            block = slice(g * part, (g + 1) * part)
+            r, c, z = np.split(v[:, block] @ params["W_g"][g] + params["b_g"][g], 3, axis=-1)
+            z = sigmoid(z - 1.0)
+            columns.append(z * np.tanh(sigmoid(r) * c) + (1.0 - z) * state[:, block])
+        carry = np.concatenate(columns, axis=-1)
+        outputs.append(carry)
+    return carry, np.stack(outputs)
+
+
 def lstm(module, params, carry, x, reset):
     width, outputs = module.d_model, []
     cell, hidden = carry
@@ -376,7 +402,10 @@ def residual_block(module, params, carry, x, reset):
     elif module.glu == "full":
         value, gate = np.split(affine(params["value_and_gate"], v), 2, axis=-1)
         v = value * sigmoid(gate)
-    y = gru_gate(params["residual_gate"], x, v) if module.residual == "gru" else x + v
+    if module.residual == "none":
+        y = v
+    else:
+        y = gru_gate(params["residual_gate"], x, v) if module.residual == "gru" else x + v
     return carry, layer_norm(params["normalisation"], y) if module.norm == "post" else y
 
 
@@ -391,6 +420,7 @@ def stack(module, params, carry, x, reset):
 
 TWINS = {
     "S5": s5,
+    "BlockGRU": block_gru,
     "GRU": gru,
     "LSTM": lstm,
     "NoMemory": no_memory,
