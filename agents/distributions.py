@@ -98,7 +98,9 @@ class ActionDistribution:
                 actions.append(jnp.argmax(part, axis=-1).astype(jnp.int32))
         return jax.tree.unflatten(self._structure, actions)
 
-    def log_prob(self, outputs: Float[Array, "... A"], log_std: Float[Array, "... S"], action: Any) -> Float[Array, "..."]:
+    def log_prob(
+        self, outputs: Float[Array, "... A"], log_std: Float[Array, "... S"], action: Any
+    ) -> Float[Array, "..."]:
         """Log probability (density for Box leaves) of a raw action, summed over the leaves."""
         total: Array | float = 0.0
         for (leaf, part, std), value in zip(self._parts(outputs, log_std), jax.tree.leaves(action), strict=True):

@@ -73,8 +73,9 @@ def lambda_returns(
 ) -> Float[Array, "T *B"]:
     """Lambda-returns, cut at every episode's end (Sutton and Barto 2018, eq. 12.20).
 
-    `G[t] = reward[t] + gamma[t] ((1 - lambda) next_value[t] + lambda G[t+1])`, with `G[t+1]` replaced by `next_value[t]`
-    where the episode ended and at the last step. Equals `generalized_advantage + value` for the same values.
+    `G[t] = reward[t] + gamma[t] ((1 - lambda) next_value[t] + lambda G[t+1])`, with `G[t+1]` replaced by
+    `next_value[t]` where the episode ended and at the last step. Equals `generalized_advantage + value` for the same
+    values.
 
     Args:
         reward: of the transition t -> t+1.

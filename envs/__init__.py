@@ -33,4 +33,7 @@ __all__ = [
     "to_gymnasium",
 ]
 
+register_env("hippodrome/Empty-5x5", "hippodrome.envs.empty_room:EmptyRoom", size=5)
+register_env("hippodrome/Empty-8x8", "hippodrome.envs.empty_room:EmptyRoom", size=8)
+register_env("hippodrome/PixelPendulum", "hippodrome.envs.distractors:PixelPendulum")
 register_env("hippodrome/Overwrite", "hippodrome.envs.overwrite:Overwrite")

@@ -51,9 +51,7 @@ class ResidualBlock(nn.Module):
     norm: Annotated[Literal["pre", "post", "none"], Doc("layer normalisation before, after or nowhere")] = "pre"
     activation: Annotated[Literal["gelu", "none"], Doc("applied to the output of the memory layer")] = "gelu"
     glu: Annotated[Literal["full", "half", "none"], Doc("gated linear unit after the activation")] = "half"
-    residual: Annotated[
-        Literal["add", "gru", "none"], Doc("sum with the input, the gate of GTrXL, or neither")
-    ] = "add"
+    residual: Annotated[Literal["add", "gru", "none"], Doc("sum with the input, the gate of GTrXL, or neither")] = "add"
 
     def __post_init__(self):
         check_fields(self)
@@ -110,9 +108,8 @@ class ResidualBlock(nn.Module):
             # One product of twice the width: faster than two for the few rows of a rollout's step.
             value, gate = jnp.split(self.value_and_gate(v), 2, axis=-1)
             v = value * nn.sigmoid(gate)
-        if self.residual == "none":
-            y = v
-        else:
+        y = v
+        if self.residual != "none":
             y = self.residual_gate(x, v) if self.residual == "gru" else x + v
         return carry, (self.normalisation(y) if self.norm == "post" else y).astype(x.dtype)
 

@@ -1,15 +1,16 @@
 """Replay on the device: the streams of all environments in a ring, and the agent's carries along them.
 
-Every environment has its own stream of steps, numbered from 0; step i lies in row `i % C`. The observation that ended an
-episode is a step of its own, so streams grow at different rates. At every K-th step the agent's carry from before it is
-kept, and windows start there alone: what the agent remembers reaches beyond the window. After an update the carries
-along the windows are replaced by fresh ones.
+Every environment has its own stream of steps, numbered from 0; step i lies in row `i % C`. The observation that ended
+an episode is a step of its own, so streams grow at different rates. At every K-th step the agent's carry from before
+it is kept, and windows start there alone: what the agent remembers reaches beyond the window. After an update the
+carries along the windows are replaced by fresh ones.
 
 Legend: `C` capacity of one environment's stream, `B` environments, `K` steps between carries, `L` steps of a window,
 `N` windows of a batch, `T` steps of a rollout.
 """
 
 import dataclasses
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -104,6 +105,14 @@ class ReplayBuffer:
             queued=jnp.zeros(num_envs, jnp.int32),
             max_priority=jnp.ones(()),
         )
+
+    def nbytes(self, step: ReplayStep, carry: Any) -> tuple[int, int]:
+        """Bytes of the steps and of the carries, for steps and carries like these (shapes suffice)."""
+
+        def total(rows, tree):
+            return rows * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+        return total(self.capacity, step), total(self.slots, carry)
 
     def add(
         self,

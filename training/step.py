@@ -5,7 +5,6 @@ Legend: `T` steps of a rollout, `B` environments (of this device).
 
 import dataclasses
 from collections.abc import Callable
-from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -18,9 +17,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from hippodrome.agents import Agent, make_agent
 from hippodrome.envs import Outcome, VectorEnv, VectorState, environment_keys
 
+from .advance import Advance, from_replay, on_policy, replay_ratio
 from .checks import build_env
+from .errors import ConfigError
 from .replay import ReplayBuffer
-from .rollout import collect, record, replay_step
+from .replay_size import check_replay_memory, learns_from_replay, replay_buffer
+from .rollout import replay_step
 
 DEVICE_AXIS = "devices"
 
@@ -105,18 +107,24 @@ def make_experiment(config: Any) -> Experiment:
     envs = make_environment(config.env, num_steps)
 
     def build_agent(axis_name: str | None, num_shards: int) -> Agent:
-        return make_agent(
-            config.agent,
-            config.memory,
-            envs.observation_space,
-            envs.action_space,
-            num_updates=num_updates,
-            axis_name=axis_name,
-            num_shards=num_shards,
-        )
+        try:
+            return make_agent(
+                config.agent,
+                config.memory,
+                envs.observation_space,
+                envs.action_space,
+                num_updates=num_updates,
+                axis_name=axis_name,
+                num_shards=num_shards,
+            )
+        except ValueError as error:
+            raise ConfigError(f"agent.kind={config.agent.kind} with env.id={config.env.id!r}: {error}") from error
 
     agent = build_agent(None, config.num_shards)
-    buffer = replay_buffer(config.agent, num_envs) if learns_from_replay(agent) else None
+    buffer = None
+    if learns_from_replay(agent):
+        buffer = replay_buffer(config)
+        check_replay_memory(config, buffer, agent, envs)
     bootstrap = not getattr(config.agent, "truncation_is_terminal", False)
     if config.num_devices == 1:
         learner_agent, axis_name = agent, None
@@ -125,15 +133,15 @@ def make_experiment(config: Any) -> Experiment:
 
     advance: Advance
     if buffer is None:
-        advance = partial(_on_policy, learner_agent, envs, num_steps=num_steps, bootstrap_truncation=bootstrap)
+        advance = partial(on_policy, learner_agent, envs, num_steps=num_steps, bootstrap_truncation=bootstrap)
     else:
         advance = partial(
-            _from_replay,
+            from_replay,
             learner_agent,
             envs,
             buffer,
             num_steps=num_steps,
-            updates_per_step=_replay_ratio(config.agent.train_ratio, steps_per_update, buffer),
+            updates_per_step=replay_ratio(config.agent.train_ratio, steps_per_update, buffer),
         )
 
     def train_step(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
@@ -175,33 +183,7 @@ def initial_state(experiment: Experiment, config: Any) -> TrainState:
     return jax.lax.map(experiment.init, jnp.stack(keys))
 
 
-def learns_from_replay(agent: Any) -> bool:
-    """Whether an agent takes windows of replay and not rollouts."""
-    return getattr(agent, "learns_from_replay", False)
-
-
-def replay_buffer(config: Any, num_envs: int) -> ReplayBuffer:
-    """The replay of an agent's configuration, its capacity split evenly among environments, in whole carry spans."""
-    carry_every = config.carry_steps
-    return ReplayBuffer(
-        capacity=config.replay_capacity // num_envs // carry_every * carry_every,
-        carry_every=carry_every,
-        length=config.batch_length,
-        batch_size=config.batch_size,
-        sampling=config.replay_sampling,
-        exponent=config.priority_exponent,
-        online=config.online_queue,
-    )
-
-
-def _replay_ratio(train_ratio: float, steps_per_update: int, buffer: ReplayBuffer) -> Fraction:
-    """The learner's updates for each training step, so that `train_ratio` steps are replayed for each one taken."""
-    return Fraction(train_ratio).limit_denominator(1000) * steps_per_update / (buffer.batch_size * buffer.length)
-
-
-def _init(
-    agent: Agent, envs: VectorEnv, buffer: ReplayBuffer | None, key: Key[Array, ""], num_envs: int
-) -> TrainState:
+def _init(agent: Agent, envs: VectorEnv, buffer: ReplayBuffer | None, key: Key[Array, ""], num_envs: int) -> TrainState:
     key, learner_key, env_key = jax.random.split(key, 3)
     learner = agent.init(learner_key, num_envs)
     envs_state = envs.reset(environment_keys(env_key, 0, num_envs))
@@ -219,22 +201,14 @@ def _init(
     )
 
 
-# From the state, two keys and the global index of the first environment: what changes of the state, metrics, outcomes.
-Advance = Callable[..., tuple[dict[str, Any], dict[str, Array], Outcome]]
-
-
-def _train_step(
-    advance: Advance, state: TrainState, axis_name: str | None
-) -> tuple[TrainState, dict[str, Array]]:
+def _train_step(advance: Advance, state: TrainState, axis_name: str | None) -> tuple[TrainState, dict[str, Array]]:
     """Act and learn, keep the best, and stand still once something is not finite."""
     key, rollout_key, learn_key = jax.random.split(state.key, 3)
     num_envs = state.envs.timestep.reset.shape[0]
     first_env = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_envs
     changes, metrics, outcome = advance(state, rollout_key, learn_key, first_env=first_env)
     statistics = _episode_statistics(outcome, axis_name)
-    new = dataclasses.replace(
-        state, **changes, key=key, update=state.update + 1, best=_better(state, statistics)
-    )
+    new = dataclasses.replace(state, **changes, key=key, update=state.update + 1, best=_better(state, statistics))
 
     # Metrics of a step that learnt nothing, as before replay holds a window, are nan and no failure.
     learnt = metrics.get("learner_updates", 1) > 0
@@ -253,86 +227,6 @@ def _train_step(
         failed_metric=jnp.where(first_failure, jnp.argmin(finite).astype(jnp.int32), state.failed_metric),
     )
     return kept, {**metrics, **statistics, "failed_update": kept.failed_update, "failed_metric": kept.failed_metric}
-
-
-def _on_policy(
-    agent: Agent,
-    envs: VectorEnv,
-    state: TrainState,
-    rollout_key: Key[Array, ""],
-    learn_key: Key[Array, ""],
-    *,
-    num_steps: int,
-    bootstrap_truncation: bool,
-    first_env: Any,
-) -> tuple[dict[str, Any], dict[str, Array], Outcome]:
-    """Collect a rollout and learn from it."""
-    envs_state, carry, rollout = collect(
-        agent,
-        envs,
-        state.learner.params,
-        state.envs,
-        state.carry,
-        rollout_key,
-        num_steps=num_steps,
-        first_env=first_env,
-        bootstrap_truncation=bootstrap_truncation,
-    )
-    learner, metrics = agent.learn(state.learner, rollout, learn_key)
-    return {"learner": learner, "envs": envs_state, "carry": carry}, metrics, rollout.outcome
-
-
-def _from_replay(
-    agent: Any,
-    envs: VectorEnv,
-    buffer: ReplayBuffer,
-    state: TrainState,
-    rollout_key: Key[Array, ""],
-    learn_key: Key[Array, ""],
-    *,
-    num_steps: int,
-    updates_per_step: Fraction,
-    first_env: Any,
-) -> tuple[dict[str, Any], dict[str, Array], Outcome]:
-    """Add a rollout to replay, then learn from windows of it as often as the replay ratio says."""
-    envs_state, carry, stream, outcome = record(
-        agent,
-        envs,
-        state.learner.params,
-        state.envs,
-        state.carry,
-        rollout_key,
-        num_steps=num_steps,
-        first_env=first_env,
-    )
-    replay = buffer.add(state.replay, stream.steps, stream.valid, stream.carries, state.learner.updates)
-    # floor((u + 1) p / q) - floor(u p / q) depends on u modulo q alone, and stays within int32.
-    phase, (p, q) = state.update % updates_per_step.denominator, updates_per_step.as_integer_ratio()
-    due = (phase + 1) * p // q - phase * p // q
-    num_updates = jnp.where(buffer.num_windows(replay) > 0, due, 0)
-
-    def learn_once(index, learner, replay):
-        choose_key, update_key = jax.random.split(jax.random.fold_in(learn_key, index))
-        replay, windows = buffer.choose(replay, choose_key)
-        batch = buffer.read(replay, windows)
-        age = buffer.age(replay, windows, learner.updates)
-        learner, metrics, feedback = agent.learn(learner, batch, update_key)
-        replay = buffer.refresh(replay, windows, feedback, learner.updates)
-        return learner, replay, {**metrics, "carry_age": age}
-
-    def add_up(index, carried):
-        learner, replay, totals = carried
-        learner, replay, metrics = learn_once(index, learner, replay)
-        return learner, replay, jax.tree.map(jnp.add, totals, metrics)
-
-    totals = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(lambda: learn_once(0, state.learner, replay)[2])
-    )
-    learner, replay, totals = jax.lax.fori_loop(0, num_updates, add_up, (state.learner, replay, totals))
-    metrics = {name: jnp.where(num_updates > 0, total / num_updates, jnp.nan) for name, total in totals.items()}
-    metrics["learner_updates"] = num_updates.astype(jnp.float32)
-    metrics["replay_steps"] = jnp.minimum(replay.count, buffer.capacity).sum().astype(jnp.float32)
-    return {"learner": learner, "envs": envs_state, "carry": carry, "replay": replay}, metrics, outcome
 
 
 def watched_metrics(metrics: dict[str, Any]) -> list[str]:

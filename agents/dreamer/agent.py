@@ -1,7 +1,7 @@
 """Dreamer over any memory.
 
-Legend: `L` steps of a window, `N` windows, `B` environments, `K` steps between stored carries. Sources: Hafner et al. 2023
-(DreamerV3); Samsami et al. 2024 (R2I) for state-space memories with parallel posteriors.
+Legend: `L` steps of a window, `N` windows, `B` environments, `K` steps between stored carries. Sources: Hafner et al.
+2023 (DreamerV3); Samsami et al. 2024 (R2I) for state-space memories with parallel posteriors.
 """
 
 from collections.abc import Callable
@@ -181,9 +181,7 @@ class Dreamer:
         updates, optimizer = self.optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         config = self.config
-        low, high = percentile_range(
-            state.return_low, state.return_high, returns, config.return_rate, self.axis_name
-        )
+        low, high = percentile_range(state.return_low, state.return_high, returns, config.return_rate, self.axis_name)
         slow = jax.tree.map(
             lambda old, new: old + config.slow_critic_rate * (new - old), state.slow_critic, params["critic"]
         )

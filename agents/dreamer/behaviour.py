@@ -92,9 +92,7 @@ def actor_critic_losses(
     logits = agent.apply("critic", params, imagined.features)
     value = two_hot_mean(logits, agent.bins)
     returns = stop(
-        lambda_returns(
-            reward[1:], value[1:], jnp.zeros(value[1:].shape, bool), continuation[1:], config.return_lambda
-        )
+        lambda_returns(reward[1:], value[1:], jnp.zeros(value[1:].shape, bool), continuation[1:], config.return_lambda)
     )
     # How likely a step is to be reached; the discount of the start belongs to no imagined step.
     weight = stop(jnp.cumprod(continuation, axis=0) / config.gamma)[:-1]
@@ -121,8 +119,8 @@ def replay_critic_loss(
 ) -> Float[Array, "L-1 N"]:
     """The critic's loss on replayed steps; its gradient reaches the world model.
 
-    Lambda-returns of the recorded rewards. What stands beyond a step is the imagined return from there where imagination
-    started there, else the critic's value; nothing is learnt at the last step of an episode, nor across it.
+    Lambda-returns of the recorded rewards. What stands beyond a step is the imagined return from there, where
+    imagination started there, else the critic's value; nothing is learnt at the last step of an episode, nor across it.
     """
     config = agent.config
     features = beliefs.latents.features

@@ -93,11 +93,6 @@ class DreamerConfig:
             ):
                 if whole[1] % part[1]:
                     errors.append(f"{whole[0]}={whole[1]} must be divisible by {part[0]}={part[1]}")
-            if self.replay_capacity < self.batch_length:
-                errors.append(
-                    f"batch_length={self.batch_length} must be at most replay_capacity={self.replay_capacity}: a window "
-                    "longer than the replay never fills"
-                )
         if errors:
             raise ValueError("; ".join(errors))
 

@@ -1,7 +1,7 @@
 """Encoder and decoder of dictionary observations, and the heads of DreamerV3.
 
-Legend: `E` embedding width, `D` feature width. Images are uint8 Boxes `[height, width, channels]`; every other part of an
-observation is a vector. Source: Hafner et al. 2023 (DreamerV3).
+Legend: `E` embedding width, `D` feature width. Images are uint8 Boxes `[height, width, channels]`; every other part of
+an observation is a vector. Source: Hafner et al. 2023 (DreamerV3).
 """
 
 from typing import Any

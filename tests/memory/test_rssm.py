@@ -23,7 +23,7 @@ MEMORIES = {
 }
 CASES = [(name, posterior) for name in MEMORIES for posterior in ("recurrent", "parallel")]
 pytestmark = pytest.mark.usefixtures("unoptimised")
-over_cases = pytest.mark.parametrize("name, posterior", CASES)
+over_cases = pytest.mark.parametrize(("name", "posterior"), CASES)
 
 
 @cache
@@ -100,7 +100,9 @@ def test_a_reset_clears_latent_action_and_memory(name, posterior):
     run = jax.jit(partial(window, rssm))
     want = run(variables, carry, (embedding, action, reset, noise))
     other = noisy((carry, embedding, action), 9, 3.0)
-    changed = [np.where(np.arange(T)[:, None, None] < cut, new, old) for new, old in zip(other[1:], inputs[:2])]
+    changed = [
+        np.where(np.arange(T)[:, None, None] < cut, new, old) for new, old in zip(other[1:], inputs[:2], strict=True)
+    ]
     changed[1][cut] = 77.0
     got = run(variables, other[0], (*changed, reset, noise))
     close(got[0], want[0])

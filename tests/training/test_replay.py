@@ -66,10 +66,7 @@ def rollouts():
 def expected_starts(counts):
     """Every (env, start) at which a whole window lies in the ring."""
     return {
-        (env, start)
-        for env, count in enumerate(counts)
-        for start in range(0, count - L + 1, K)
-        if start >= count - C
+        (env, start) for env, count in enumerate(counts) for start in range(0, count - L + 1, K) if start >= count - C
     }
 
 

@@ -1,0 +1,107 @@
+"""What one training step does: act, and learn from the rollout itself or from replay.
+
+Legend: `T` steps of a rollout, `B` environments (of this device).
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from hippodrome.agents import Agent
+from hippodrome.envs import Outcome, VectorEnv
+
+from .replay import ReplayBuffer
+from .rollout import collect, record
+
+# From the training state, two keys and the global index of the first environment: the fields of the state that change,
+# the metrics, and what came of the actions.
+Advance = Callable[..., tuple[dict[str, Any], dict[str, Array], Outcome]]
+
+
+def on_policy(
+    agent: Agent,
+    envs: VectorEnv,
+    state: Any,
+    rollout_key: Key[Array, ""],
+    learn_key: Key[Array, ""],
+    *,
+    num_steps: int,
+    bootstrap_truncation: bool,
+    first_env: Any,
+) -> tuple[dict[str, Any], dict[str, Array], Outcome]:
+    """Collect a rollout and learn from it."""
+    envs_state, carry, rollout = collect(
+        agent,
+        envs,
+        state.learner.params,
+        state.envs,
+        state.carry,
+        rollout_key,
+        num_steps=num_steps,
+        first_env=first_env,
+        bootstrap_truncation=bootstrap_truncation,
+    )
+    learner, metrics = agent.learn(state.learner, rollout, learn_key)
+    return {"learner": learner, "envs": envs_state, "carry": carry}, metrics, rollout.outcome
+
+
+def from_replay(
+    agent: Any,
+    envs: VectorEnv,
+    buffer: ReplayBuffer,
+    state: Any,
+    rollout_key: Key[Array, ""],
+    learn_key: Key[Array, ""],
+    *,
+    num_steps: int,
+    updates_per_step: Fraction,
+    first_env: Any,
+) -> tuple[dict[str, Any], dict[str, Array], Outcome]:
+    """Add a rollout to replay, then learn from windows of it as often as the replay ratio says."""
+    envs_state, carry, stream, outcome = record(
+        agent,
+        envs,
+        state.learner.params,
+        state.envs,
+        state.carry,
+        rollout_key,
+        num_steps=num_steps,
+        first_env=first_env,
+    )
+    replay = buffer.add(state.replay, stream.steps, stream.valid, stream.carries, state.learner.updates)
+    # floor((u + 1) p / q) - floor(u p / q) depends on u modulo q alone, and stays within int32.
+    phase, (p, q) = state.update % updates_per_step.denominator, updates_per_step.as_integer_ratio()
+    due = (phase + 1) * p // q - phase * p // q
+    num_updates = jnp.where(buffer.num_windows(replay) > 0, due, 0)
+
+    def learn_once(index, learner, replay):
+        choose_key, update_key = jax.random.split(jax.random.fold_in(learn_key, index))
+        replay, windows = buffer.choose(replay, choose_key)
+        batch = buffer.read(replay, windows)
+        age = buffer.age(replay, windows, learner.updates)
+        learner, metrics, feedback = agent.learn(learner, batch, update_key)
+        replay = buffer.refresh(replay, windows, feedback, learner.updates)
+        return learner, replay, {**metrics, "carry_age": age}
+
+    def add_up(index, carried):
+        learner, replay, totals = carried
+        learner, replay, metrics = learn_once(index, learner, replay)
+        return learner, replay, jax.tree.map(jnp.add, totals, metrics)
+
+    totals = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(lambda: learn_once(0, state.learner, replay)[2])
+    )
+    learner, replay, totals = jax.lax.fori_loop(0, num_updates, add_up, (state.learner, replay, totals))
+    metrics = {name: jnp.where(num_updates > 0, total / num_updates, jnp.nan) for name, total in totals.items()}
+    metrics["learner_updates"] = num_updates.astype(jnp.float32)
+    metrics["replay_steps"] = jnp.minimum(replay.count, buffer.capacity).sum().astype(jnp.float32)
+    return {"learner": learner, "envs": envs_state, "carry": carry, "replay": replay}, metrics, outcome
+
+
+def replay_ratio(train_ratio: float, steps_per_update: int, buffer: ReplayBuffer) -> Fraction:
+    """The learner's updates for each training step, so that `train_ratio` steps are replayed for each one taken."""
+    return Fraction(train_ratio).limit_denominator(1000) * steps_per_update / (buffer.batch_size * buffer.length)
