@@ -86,7 +86,7 @@ class Checkpointer:
         except Exception as error:  # tensorstore reports a full disk as ValueError, the system as OSError
             shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(self._cannot_write(step, arrays, error)) from error
-        self._prune(step)
+        self.prune(step)
         return target
 
     def restore(self, template: Any, step: int | str | None = None, *, under: str = "") -> tuple[Any, dict[str, Any]]:
@@ -130,6 +130,15 @@ class Checkpointer:
                 continue
         raise CheckpointError(f"no intact checkpoint in {self.folder} (there: {self.steps() or 'none'})")
 
+    def prune(self, newest: int) -> None:
+        """Remove those that are no longer kept, and those of steps after `newest`."""
+        best = self.best_step()
+        earlier = [step for step in self.steps() if step < newest]
+        unwanted = [step for step in self.steps() if step > newest]
+        unwanted += [step for step in earlier[: max(0, len(earlier) - self.keep + 1)] if step != best]
+        for step in unwanted:
+            shutil.rmtree(self._path(step), ignore_errors=True)
+
     def _path(self, step: int) -> Path:
         return self.folder / f"{_PREFIX}{step:012d}"
 
@@ -158,14 +167,6 @@ class Checkpointer:
         temporary.rename(target)
         flush_folder(self.folder)
         self._remove_leftovers()
-
-    def _prune(self, newest: int) -> None:
-        best = self.best_step()
-        earlier = [step for step in self.steps() if step < newest]
-        unwanted = [step for step in self.steps() if step > newest]
-        unwanted += [step for step in earlier[: max(0, len(earlier) - self.keep + 1)] if step != best]
-        for step in unwanted:
-            shutil.rmtree(self._path(step), ignore_errors=True)
 
     def _cannot_write(self, step: int, arrays: dict[str, Any], error: Exception) -> str:
         megabytes = sum(array.nbytes for array in arrays.values()) / 1e6

@@ -156,7 +156,9 @@ def restore_run(
     number = step if isinstance(step, int) else None
     if number is not None and number not in checkpointer.steps():
         raise ConfigError(f"step={number} must be a checkpoint of {run}; there: {checkpointer.steps() or 'none'}")
-    return experiment, *checkpointer.restore(state_template(experiment, config), step=number)
+    # Nobody who looks at a policy needs what it was trained on.
+    template = dataclasses.replace(state_template(experiment, config), replay=())
+    return experiment, *checkpointer.restore(template, step=number)
 
 
 def evaluation_table(result: dict[str, Any]) -> Table:

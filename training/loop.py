@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from .checkpoint import Checkpointer
 from .checks import check_config
 from .config import TrainConfig, config_differences, load_config, save_config
 from .curve import draw_learning_curve
@@ -19,6 +18,7 @@ from .evaluation import evaluate_state, evaluation_table, load_policy, save_eval
 from .interrupt import interrupt_flag
 from .metrics import MetricsWriter, summarize_updates
 from .progress import ProgressBar, Stopwatch, table_console
+from .run_checkpoint import RunCheckpoints, replay_bytes
 from .run_folder import create_run_folder, require_writable, write_environment
 from .step import (
     Experiment,
@@ -114,7 +114,7 @@ class _Run:
         self.config = config
         self.experiment = experiment
         self.folder = folder
-        self.checkpointer = Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep)
+        self.checkpoints = RunCheckpoints(folder / "checkpoints", keep=config.checkpoint.keep)
         self.state: TrainState  # from begin or restore on
         self.update = 0
         self.wall_time = 0.0
@@ -136,7 +136,7 @@ class _Run:
     def restore(self) -> None:
         """The state of the newest intact checkpoint."""
         template = state_template(self.experiment, self.config)
-        state, metadata = self.checkpointer.restore(template)
+        state, metadata = self.checkpoints.restore(template)
         self.state = self.experiment.place(state)
         self.update = self._saved_update = metadata["update"]
         self.wall_time = metadata["wall_time"]
@@ -148,6 +148,8 @@ class _Run:
         """Updates until the steps are done, a limit is reached or a signal comes."""
         if self._resumed_at is not None:
             bar.say(f"resuming {self.folder} from update {self.update} ({self._resumed_at:,} env steps)")
+        if self.state.replay != ():
+            bar.say(f"replay takes {replay_bytes(self.state) / 1e6:,.1f} MB, saved with the newest checkpoint alone")
         if self.update >= self.experiment.num_updates:
             bar.say("nothing is left to train; raise --total-env-steps to go on. Evaluating it again")
             return
@@ -241,7 +243,7 @@ class _Run:
             "env_steps": self.update * self.experiment.steps_per_update,
             "wall_time": self.wall_time,
         }
-        self.checkpointer.save(self.update, self.state, metadata, best=score > self._best_score)
+        self.checkpoints.save(self.update, self.state, metadata, best=score > self._best_score)
         self._best_score = max(score, self._best_score)
         self._saved_update = self.update
 

@@ -1,0 +1,184 @@
+"""Dreamer through the commands everybody uses: train, resume, evaluate, load_policy, and errors before any compile."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hippodrome.envs import Box, Dict, Discrete, Environment, EnvParams, EnvState, register_env
+from hippodrome.training import evaluate, load_policy, train
+from hippodrome.training.config import load_config
+from hippodrome.training.errors import CheckpointError, ConfigError
+from hippodrome.training.metrics import read_metrics
+from hippodrome.training.run_checkpoint import RunCheckpoints
+from hippodrome.training.step import initial_state, make_experiment, state_template
+
+TINY = (
+    "--env.id popgym/RepeatPreviousEasy --env.num-envs 4 --memory.kind s5 --memory.d-model 8 --memory.d-state 4 "
+    "--memory.num-layers 1 --agent.num-steps 8 --agent.batch-size 2 --agent.batch-length 8 --agent.train-ratio 2 "
+    "--agent.replay-capacity 96 --agent.latent-groups 2 --agent.latent-classes 3 --agent.hidden 8 --agent.units 8 "
+    "--agent.value-bins 11 --agent.imagination-horizon 3 --agent.imagination-stride 4 --agent.posterior parallel "
+    "--total-env-steps 192 --checkpoint.every-updates 1 --evaluation.episodes 4"
+)
+
+
+def tiny(*flags):
+    return load_config("dreamer", [*TINY.split(), *flags])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Six updates, undisturbed."""
+    config = tiny()
+    return train(config, run_dir=tmp_path_factory.mktemp("dreamer") / "run"), config
+
+
+def newest_state(run, config):
+    return RunCheckpoints(run / "checkpoints", keep=3).restore(state_template(make_experiment(config), config))[0]
+
+
+def test_it_trains_and_says_what_it_did(finished):
+    run, config = finished
+    rows = read_metrics(run)
+    assert [row["env_steps"] for row in rows] == [32, 64, 96, 128, 160, 192]
+    # 32 steps, twice, in windows of 2 x 8: four updates each time.
+    assert [row["learner_updates"] for row in rows] == [4.0] * 6
+    names = {"dynamics_loss", "representation_loss", "reconstruction_loss", "reward_loss", "continuation_loss",
+             "actor_loss", "critic_loss", "replay_critic_loss", "carry_age", "grad_norm"}  # fmt: skip
+    assert names <= set(rows[0]) and all(np.isfinite(row[name]) for row in rows for name in names)
+    assert json.loads((run / "evaluation.json").read_text())["episodes"] == 4
+    state = newest_state(run, config)
+    # Every environment's stream ends at the same count here: 48 steps, none of them an episode's last.
+    assert state.replay.count.tolist() == [48] * 4 and int(state.learner.updates) == 24
+
+
+def test_learning_waits_until_replay_holds_a_window(tmp_path):
+    run = train(tiny("--agent.num-steps", "4", "--total-env-steps", "48"), run_dir=tmp_path / "run")
+    rows = read_metrics(run)
+    assert [row["learner_updates"] for row in rows] == [0.0, 2.0, 2.0]
+    assert rows[0]["loss"] is None and rows[1]["loss"] is not None
+
+
+def test_resuming_is_bit_for_bit_with_replay_which_only_the_newest_checkpoint_holds(finished, tmp_path):
+    run, config = finished
+    half = train(dataclasses.replace(config, total_env_steps=96), run_dir=tmp_path / "half")
+    train(config, resume=half)
+
+    def compare(path, a, b):
+        a, b = (jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in (a, b))
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+    jax.tree_util.tree_map_with_path(compare, newest_state(half, config), newest_state(run, config))
+    assert [each.name for each in (run / "checkpoints" / "replay").iterdir()] == ["step_000000000006"]
+
+
+def test_a_checkpoint_whose_replay_is_gone_says_so(finished, tmp_path):
+    run, config = finished
+    checkpoints = RunCheckpoints(tmp_path / "checkpoints", keep=3)
+    state = newest_state(run, config)
+    checkpoints.save(6, state, {"update": 6}, best=False)
+    (tmp_path / "checkpoints" / "replay" / "step_000000000006" / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="update 6 has lost its replay, which only the newest one keeps"):
+        checkpoints.restore(state_template(make_experiment(config), config))
+
+
+def test_the_policy_is_the_agent_that_acted(finished):
+    run, _ = finished
+    policy = load_policy(run)
+    carry = policy.initial_carry(2)
+    reset = jnp.ones(2, bool)
+    carry, action = policy(carry, jnp.array([0, 3]), jnp.zeros(2), reset)
+    assert action.shape == (2,)
+    again = policy(policy.initial_carry(2), jnp.array([0, 3]), jnp.zeros(2), reset)[1]
+    assert (action == again).all()
+    carry, action = policy(carry, jnp.array([1, 2]), jnp.zeros(2), ~reset, key=jax.random.key(0))
+    assert np.isfinite(jax.tree.leaves(carry)[0]).all()
+    assert evaluate(run, episodes=2)["return"]["mean"] <= 1.0
+
+
+def test_seeds_train_in_one_program_as_alone(finished, tmp_path):
+    run, config = finished
+    pair = train(dataclasses.replace(config, num_seeds=2, total_env_steps=96), run_dir=tmp_path / "pair")
+    alone, together = read_metrics(run)[2], read_metrics(pair)[2]
+    assert together["per_seed"]["loss"][0] == pytest.approx(alone["loss"], rel=1e-3)
+
+
+class Parts(Environment):
+    """A picture, a vector and a choice of two kinds; every kind of space at once."""
+
+    def __init__(self, image_dtype="uint8", side=8):
+        self.image_dtype, self.side = image_dtype, side
+
+    @property
+    def default_params(self):
+        return EnvParams(max_steps_in_episode=5)
+
+    def observation_space(self, params):
+        image = Box(0, 255 if self.image_dtype == "uint8" else 1, (self.side, self.side, 1), self.image_dtype)
+        return Dict({"image": image, "speed": Box(-9.0, 9.0, (2,)), "kind": Discrete(3)})
+
+    def action_space(self, params):
+        return Dict({"push": Box(-2.0, 2.0, (2,)), "tool": Discrete(4)})
+
+    def _see(self, key):
+        return self.observation_space(None).sample(key)
+
+    def reset_env(self, key, params):
+        return self._see(key), EnvState(time=jnp.zeros((), jnp.int32))
+
+    def step_env(self, key, state, action, params):
+        state = state.replace(time=state.time + 1)
+        return self._see(key), state, action["push"].sum(), jnp.asarray(False), {}
+
+
+register_env("tests/Parts", Parts)
+
+
+def test_pictures_vectors_and_mixed_actions_train(tmp_path):
+    run = train(tiny("--env.id", "tests/Parts", "--total-env-steps", "96"), run_dir=tmp_path / "run")
+    rows = read_metrics(run)
+    assert all(np.isfinite(row["loss"]) for row in rows) and rows[-1]["episodes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--env.id", "tests/Parts", "--env.kwargs", "image_dtype=float32"], "an image must be a uint8 Box"),
+        (["--env.id", "tests/Parts", "--env.kwargs", "side=2"], "must be at least 4 pixels high and wide"),
+        (
+            ["--agent.replay-capacity", "48"],
+            r"agent.replay_capacity=48 must be at least 64: each of the env.num_envs=4",
+        ),
+        (["--agent.replay-capacity", "4e12"], r"needs [\d.]+ GB .* but [\d.]+ GB are free: about \d+ steps fit"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_compiles(flags, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "jit", lambda *_, **__: pytest.fail("compiled"))
+    with pytest.raises(ConfigError, match=message):
+        train(tiny(*flags), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--agent.batch-length", "10"], "carry_every=10 must be divisible by imagination_stride=4"),
+        (["--agent.carry-every", "12"], "batch_length=32 must be divisible by carry_every=12"),
+        (["--agent.value-bins", "10"], "value_bins=10 must be odd and at least 3"),
+        (["--agent.posterior", "both"], "posterior"),
+        (["--agent.discount-horizon", "1"], "discount_horizon=1.0 must be above 1"),
+        (["--agent.train-ratio", "0"], "train_ratio=0.0 must be positive"),
+    ],
+)
+def test_bad_hyper_parameters_are_named(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny(*flags)
+
+
+def test_initial_replay_is_empty():
+    config = tiny()
+    state = jax.jit(lambda: initial_state(make_experiment(config), config))()
+    assert not state.replay.count.any()
