@@ -37,6 +37,13 @@ class BlockGRU(nn.Module):
 
     ssm_parameters: ClassVar[tuple[str, ...]] = ()
     default_activation: ClassVar[str] = "none"
+    # The cell has all of its own; its state itself is the output.
+    default_block: ClassVar[dict[str, str]] = {
+        "norm": "none",
+        "residual": "none",
+        "glu": "none",
+        "projection": "never",
+    }
 
     def __post_init__(self):
         check_fields(self)

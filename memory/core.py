@@ -22,8 +22,9 @@ class Memory(Protocol):
     neither values nor gradients nor nan cross; batch elements do not see each other.
 
     A module may declare, as class variables: `ssm_parameters`, the names of its parameters that take the smaller
-    learning rate and no weight decay (see `parameter_labels`), and `default_activation`, what a block applies to
-    its output ("gelu" for layers that are linear in their input, "none" for the others).
+    learning rate and no weight decay (see `parameter_labels`), `default_activation`, what a block applies to its output
+    ("gelu" for layers that are linear in their input, "none" for the others), and `default_block`, other defaults of
+    the block and stack around it, by field.
     """
 
     @property

@@ -107,7 +107,7 @@ def memory_config(kind: str) -> type[MemoryConfig]:
 
 
 def _make_config(kind: str) -> type[MemoryConfig]:
-    block = _configuration_fields(ResidualBlock)
+    block, stack = _configuration_fields(ResidualBlock), _configuration_fields(Stack)
     if kind in _COMPOSITIONS:
         name, (doc, layers) = kind.title(), _COMPOSITIONS[kind]
         own: dict[str, tuple[Any, Any]] = {
@@ -125,8 +125,11 @@ def _make_config(kind: str) -> type[MemoryConfig]:
         cls = _CLASSES[kind]
         name, doc, own = cls.__name__, (cls.__doc__ or cls.__name__).splitlines()[0], _configuration_fields(cls)
         block["activation"] = (block["activation"][0], getattr(cls, "default_activation", "none"))
+        for field, default in getattr(cls, "default_block", {}).items():
+            where = block if field in block else stack
+            where[field] = (where[field][0], default)
         num_layers = (Annotated[int, Doc("number of blocks in the stack")], 2)
-    fields = {"kind": (Literal[kind], kind), "num_layers": num_layers, **own, **block, **_configuration_fields(Stack)}
+    fields = {"kind": (Literal[kind], kind), "num_layers": num_layers, **own, **block, **stack}
     return dataclasses.make_dataclass(
         f"{name}Config",
         [(field, annotation, dataclasses.field(default=default)) for field, (annotation, default) in fields.items()],

@@ -168,6 +168,12 @@ class RSSM(nn.Module):
         memory, deter = self.memory.step(carry.memory, self._input(carry.stoch, action, running), running)
         return RSSMCarry(memory, _flat(straight_through(self.prior(deter), noise))), deter
 
+    def posterior_at(
+        self, deter: Float[Array, "... D"], embedding: Float[Array, "... E"], noise: Float[Array, "... G C"] | None
+    ) -> Float[Array, "... Z"]:
+        """A sample of the posterior where the memory's output is known."""
+        return _flat(straight_through(self._posterior(deter, embedding), noise))
+
     def prior(self, deter: Float[Array, "... D"]) -> Float[Array, "... G C"]:
         """Log probabilities of the latent before the observation is seen."""
         return self._grouped(self.prior_logits(self.prior_hidden(deter)))

@@ -20,6 +20,7 @@ from hippodrome.agents.networks import encode_action, encoded_width
 from hippodrome.agents.normalization import pmean
 from hippodrome.envs import Timestep, flat_spaces
 from hippodrome.memory import build_memory
+from hippodrome.memory.core import Dense
 from hippodrome.memory.latents import gumbel_noise
 from hippodrome.memory.rssm import RSSM, RSSMCarry, memory_view
 
@@ -39,16 +40,20 @@ class DreamerState:
     Attributes:
         params: variables of each module by name.
         slow_critic: the average of the critic's.
+        target: averages of encoder, rssm and projection; () where none are kept.
         optimizer: optax state.
         return_low, return_high: averages of the 5th and 95th percentile of imagined returns.
+        reward_range: the smallest and the largest reward replayed so far.
         updates: int32; updates done.
     """
 
     params: dict[str, Any]
     slow_critic: Any
+    target: Any
     optimizer: Any
     return_low: Float[Array, ""]
     return_high: Float[Array, ""]
+    reward_range: tuple[Float[Array, ""], Float[Array, ""]]
     updates: Array
 
 
@@ -113,6 +118,10 @@ class Dreamer:
         }
         if config.reconstruction_coef:
             self.modules["decoder"] = Decoder(**coders, layers=config.decoder_layers)
+        if config.latent_coef or config.barlow_coef:
+            self.modules["projection"] = Dense(config.projection_size)
+        if config.barlow_coef:
+            self.modules["embedding_projection"] = Dense(config.projection_size)
         self.optimizer = laprop(config.learning_rate, config.warmup_updates, config.gradient_clip)
         self._action_leaves = flat_spaces(action_space)
         self._action_width = sum(map(encoded_width, self._action_leaves))
@@ -131,16 +140,18 @@ class Dreamer:
         params["rssm"] = self.rssm.init(keys["rssm"], carry, embedding, action, reset, noise, method="observe")
         deter = jnp.zeros((1, self.rssm.memory.d_model))
         features = jnp.concatenate([deter, carry.stoch], axis=-1)
+        inputs = {"actor": self.actor_features(carry, deter), "embedding_projection": embedding[0]}
         for name in self.modules:
             if name != "encoder":
-                inputs = self.actor_features(carry, deter) if name == "actor" else features
-                params[name] = self.modules[name].init(keys[name], inputs)
+                params[name] = self.modules[name].init(keys[name], inputs.get(name, features))
         return DreamerState(
             params=params,
             slow_critic=jax.tree.map(jnp.copy, params["critic"]),
+            target=jax.tree.map(jnp.copy, self._averaged(params)),
             optimizer=self.optimizer.init(params),
             return_low=jnp.zeros(()),
             return_high=jnp.zeros(()),
+            reward_range=(jnp.full((), jnp.inf), jnp.full((), -jnp.inf)),
             updates=jnp.zeros((), jnp.int32),
         )
 
@@ -182,17 +193,25 @@ class Dreamer:
         params = optax.apply_updates(state.params, updates)
         config = self.config
         low, high = percentile_range(state.return_low, state.return_high, returns, config.return_rate, self.axis_name)
-        slow = jax.tree.map(
-            lambda old, new: old + config.slow_critic_rate * (new - old), state.slow_critic, params["critic"]
+        state = DreamerState(
+            params=params,
+            slow_critic=_moved(state.slow_critic, params["critic"], config.slow_critic_rate),
+            target=_moved(state.target, self._averaged(params), config.target_rate),
+            optimizer=optimizer,
+            return_low=low,
+            return_high=high,
+            reward_range=self._reward_range(state, batch),
+            updates=state.updates + 1,
         )
-        return DreamerState(params, slow, optimizer, low, high, state.updates + 1), metrics, feedback
+        return state, metrics, feedback
 
     def _loss(self, params, state, batch, key):
         config = self.config
-        noise_key, imagine_key = jax.random.split(key)
-        noise = gumbel_noise(noise_key, self.rssm.noise_shape(*batch.steps.reset.shape))
-        beliefs = observe_window(self, params, batch, noise)
-        model_losses, metrics = world_model_losses(self, params, batch, beliefs)
+        observe_key, pair_key, imagine_key = jax.random.split(key, 3)
+        beliefs = observe_window(self, params, state.target, batch, observe_key)
+        model_losses, metrics = world_model_losses(
+            self, params, state.target, self._reward_range(state, batch), batch, beliefs, pair_key
+        )
 
         carry, deter = starting_points(self, beliefs)
         imagined = imagine(self, params, carry, deter, imagine_key)
@@ -211,6 +230,9 @@ class Dreamer:
             "representation": config.representation_coef,
             "reconstruction": config.reconstruction_coef,
             "replay_critic": config.replay_value_coef,
+            "latent": config.latent_coef,
+            "bisimulation": config.bisimulation_coef,
+            "barlow": config.barlow_coef,
         }
         terms = {**model_losses, **losses, "replay_critic": replay_critic}
         means = {name: term.mean() for name, term in terms.items()}
@@ -225,6 +247,19 @@ class Dreamer:
         return jax.lax.stop_gradient(
             Feedback(jax.tree.map(lambda leaf: leaf[every - 1 :: every], beliefs.carries), priority)
         )
+
+    def _averaged(self, params: dict[str, Any]) -> Any:
+        """What of the parameters the raw branch has averages of."""
+        if not self.config.has_target:
+            return ()
+        return {name: params[name] for name in ("encoder", "rssm", "projection") if name in params}
+
+    def _reward_range(self, state: DreamerState, batch: ReplayBatch) -> tuple[Array, Array]:
+        reward, (low, high) = batch.steps.reward, state.reward_range
+        found = jnp.minimum(low, reward.min()), jnp.maximum(high, reward.max())
+        if self.axis_name is None:
+            return found
+        return jax.lax.pmin(found[0], self.axis_name), jax.lax.pmax(found[1], self.axis_name)
 
     def state_partition(self, split: PartitionSpec) -> Any:
         """The same on every device."""
@@ -262,3 +297,7 @@ class Dreamer:
         action = self.encode_actions(timestep.previous_action)
         step: Callable[..., Any] = self.rssm.apply
         return step(params["rssm"], carry, embedding, action, timestep.reset, noise, method="step")
+
+
+def _moved(average: Any, new: Any, rate: float) -> Any:
+    return jax.tree.map(lambda old, now: old + rate * (now - old), average, new)

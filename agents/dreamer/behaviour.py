@@ -37,6 +37,9 @@ def starting_points(agent: Any, beliefs: Beliefs) -> tuple[Any, Float[Array, "M 
     """The carries that imagination starts from and the memory's outputs there, windows and steps on one axis."""
     stride = agent.config.imagination_stride
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), beliefs.carries)
+    if beliefs.raw_stoch is not None:
+        raw = beliefs.raw_stoch[stride - 1 :: stride]
+        flat = flat.replace(stoch=raw.reshape(-1, raw.shape[-1]))
     deter = beliefs.latents.deter[stride - 1 :: stride]
     return jax.lax.stop_gradient((flat, deter.reshape(-1, deter.shape[-1])))
 

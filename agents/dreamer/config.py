@@ -47,6 +47,14 @@ class DreamerConfig:
     dynamics_coef: Annotated[float, Doc("weight of KL(sg(posterior), prior)")] = 1.0
     representation_coef: Annotated[float, Doc("weight of KL(posterior, sg(prior))")] = 0.1
     reconstruction_coef: Annotated[float, Doc("weight of the decoder's loss")] = 1.0
+    mask_ratio: Annotated[float, Doc("share of the pictures hidden from the world model while it learns")] = 0.0
+    mask_patch: Annotated[int, Doc("pixels of a side of a hidden patch")] = 10
+    mask_frames: Annotated[int, Doc("steps that a patch stays hidden or not")] = 4
+    latent_coef: Annotated[float, Doc("weight of predicting an averaged encoder's latents")] = 0.0
+    bisimulation_coef: Annotated[float, Doc("weight of distances that follow rewards")] = 0.0
+    barlow_coef: Annotated[float, Doc("weight of correlating latents with embeddings, unit by unit")] = 0.0
+    projection_size: Annotated[int, Doc("width of what latents are projected to for these losses")] = 32
+    target_rate: Annotated[float, Doc("of the average of encoder and state-space model")] = 0.05
     imagination_horizon: Annotated[int, Doc("steps imagined")] = 15
     imagination_stride: Annotated[int, Doc("imagine from every n-th step of a window; divides carry_every")] = 1
     discount_horizon: Annotated[float, Doc("the discount is 1 - 1 / this")] = 333.0
@@ -63,12 +71,14 @@ class DreamerConfig:
     def __post_init__(self) -> None:
         at_least_one = (
             "num_steps", "batch_size", "batch_length", "replay_capacity", "latent_groups", "hidden", "image_depth",
-            "units", "imagination_horizon", "imagination_stride",
+            "units", "imagination_horizon", "imagination_stride", "mask_patch", "mask_frames",
+            "projection_size",
         )  # fmt: skip
         not_negative = (
             "priority_exponent", "encoder_layers", "decoder_layers", "reward_layers", "actor_layers", "critic_layers",
             "free_nats", "dynamics_coef", "representation_coef", "reconstruction_coef", "entropy_coef",
-            "slow_critic_coef", "replay_value_coef", "warmup_updates",
+            "slow_critic_coef", "replay_value_coef", "warmup_updates", "latent_coef", "bisimulation_coef",
+            "barlow_coef",
         )  # fmt: skip
         errors = [
             f"{name}={getattr(self, name)} must be {rule}"
@@ -77,7 +87,11 @@ class DreamerConfig:
                 *((name, "at least 0", lambda v: v >= 0) for name in not_negative),
                 *((name, "positive", lambda v: v > 0) for name in ("train_ratio", "learning_rate", "gradient_clip")),
                 *((name, "between 0 and 1", lambda v: 0 <= v <= 1) for name in ("uniform_mix", "return_lambda")),
-                *((name, "above 0, at most 1", lambda v: 0 < v <= 1) for name in ("return_rate", "slow_critic_rate")),
+                *(
+                    (name, "above 0, at most 1", lambda v: 0 < v <= 1)
+                    for name in ("return_rate", "slow_critic_rate", "target_rate")
+                ),
+                ("mask_ratio", "at least 0, below 1", lambda v: 0 <= v < 1),
                 ("latent_classes", "at least 2", lambda v: v >= 2),
                 ("batch_length", "at least 2", lambda v: v >= 2),
                 ("value_bins", "odd and at least 3", lambda v: v >= 3 and v % 2 == 1),
@@ -86,6 +100,11 @@ class DreamerConfig:
             )
             if not holds(getattr(self, name))
         ]
+        if not (self.reconstruction_coef or self.latent_coef or self.barlow_coef):
+            errors.append(
+                "one of reconstruction_coef, latent_coef and barlow_coef must be above 0, or nothing makes the latents "
+                "hold the observation"
+            )
         if not errors:
             for part, whole in (
                 (("imagination_stride", self.imagination_stride), ("carry_every", self.carry_steps)),
@@ -100,6 +119,11 @@ class DreamerConfig:
     def carry_steps(self) -> int:
         """Steps between stored carries."""
         return self.batch_length if self.carry_every is None else self.carry_every
+
+    @property
+    def has_target(self) -> bool:
+        """Whether a raw branch with averaged parameters is kept (HRSSM)."""
+        return self.latent_coef > 0 or self.bisimulation_coef > 0
 
     @property
     def gamma(self) -> float:

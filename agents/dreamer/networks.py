@@ -125,7 +125,9 @@ class Decoder(nn.Module):
         height, width = height >> stages, width >> stages
         leading = features.shape[:-1]
         first = self.depth * _MULTIPLIERS[max(stages - 1, 0)]
-        x = Dense(height * width * first, name=f"space_{index}")(features)
+        # A narrow layer first: from the features to every place directly would be most of a large decoder.
+        x = NormMLP((self.units,), name=f"narrow_{index}")(features)
+        x = Dense(height * width * first, name=f"space_{index}")(x)
         x = x.reshape(-1, height, width, first)
         x = nn.silu(nn.RMSNorm(epsilon=1e-4, name=f"norm_{index}_in")(x))
         for stage in reversed(range(stages)):

@@ -11,9 +11,8 @@ from hippodrome.memory import make_memory
 from hippodrome.memory.rssm import RSSM, RSSMCarry, memory_view, observe_in_chunks
 
 T, B, E, A = 12, 3, 5, 2
-BARE = {"norm": "none", "glu": "none", "residual": "none"}
 MEMORIES = {
-    "block_gru": partial(make_memory, "block_gru", d_model=6, num_blocks=2, hidden=3, **BARE),
+    "block_gru": partial(make_memory, "block_gru", d_model=6, num_blocks=2, hidden=3),
     "s5": partial(make_memory, "s5", d_model=6, d_state=4, num_layers=2),
     "mamba2": partial(make_memory, "mamba2", d_model=6, d_state=3, head_dim=4, chunk_size=4),
     "hybrid": partial(

@@ -55,13 +55,6 @@ def test_it_trains_and_says_what_it_did(finished):
     assert state.replay.count.tolist() == [48] * 4 and int(state.learner.updates) == 24
 
 
-def test_learning_waits_until_replay_holds_a_window(tmp_path):
-    run = train(tiny("--agent.num-steps", "4", "--total-env-steps", "48"), run_dir=tmp_path / "run")
-    rows = read_metrics(run)
-    assert [row["learner_updates"] for row in rows] == [0.0, 2.0, 2.0]
-    assert rows[0]["loss"] is None and rows[1]["loss"] is not None
-
-
 def test_resuming_is_bit_for_bit_with_replay_which_only_the_newest_checkpoint_holds(finished, tmp_path):
     run, config = finished
     half = train(dataclasses.replace(config, total_env_steps=96), run_dir=tmp_path / "half")
@@ -137,10 +130,21 @@ class Parts(Environment):
 register_env("tests/Parts", Parts)
 
 
-def test_pictures_vectors_and_mixed_actions_train(tmp_path):
-    run = train(tiny("--env.id", "tests/Parts", "--total-env-steps", "96"), run_dir=tmp_path / "run")
-    rows = read_metrics(run)
-    assert all(np.isfinite(row["loss"]) for row in rows) and rows[-1]["episodes"] > 0
+def test_every_loss_trains_on_pictures_vectors_and_mixed_actions_and_the_target_follows(tmp_path):
+    flags = ("--env.id tests/Parts --total-env-steps 64 --agent.mask-ratio 0.5 "
+             "--agent.mask-patch 4 --agent.latent-coef 1 --agent.bisimulation-coef 1 --agent.barlow-coef 0.1 "
+             "--agent.warmup-updates 0 --agent.target-rate 0.25")  # fmt: skip
+    config = tiny(*flags.split())
+    run = train(config, run_dir=tmp_path / "run")
+    row = read_metrics(run)[-1]
+    assert all(np.isfinite(row[f"{name}_loss"]) for name in ("reconstruction", "latent", "bisimulation", "barlow"))
+    learner = newest_state(run, config).learner
+    assert set(learner.target) == {"encoder", "rssm", "projection"} and "decoder" in learner.params
+    fresh = jax.jit(lambda: initial_state(make_experiment(config), config))().learner
+    start, target, now = (each["encoder"]["params"]["mlp"]["dense_0"]["kernel"] for each in
+                          (fresh.params, learner.target, learner.params))  # fmt: skip
+    moved, whole = np.abs(target - start).sum(), np.abs(now - start).sum()
+    assert 0 < moved < whole and learner.reward_range[0] < learner.reward_range[1]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +175,11 @@ def test_what_cannot_work_is_refused_before_anything_compiles(flags, message, tm
         (["--agent.posterior", "both"], "posterior"),
         (["--agent.discount-horizon", "1"], "discount_horizon=1.0 must be above 1"),
         (["--agent.train-ratio", "0"], "train_ratio=0.0 must be positive"),
+        (["--agent.mask-ratio", "1"], "mask_ratio=1.0 must be at least 0, below 1"),
+        (
+            ["--agent.reconstruction-coef", "0"],
+            "one of reconstruction_coef, latent_coef and barlow_coef must be above 0",
+        ),
     ],
 )
 def test_bad_hyper_parameters_are_named(flags, message):
@@ -178,7 +187,6 @@ def test_bad_hyper_parameters_are_named(flags, message):
         tiny(*flags)
 
 
-def test_initial_replay_is_empty():
-    config = tiny()
-    state = jax.jit(lambda: initial_state(make_experiment(config), config))()
-    assert not state.replay.count.any()
+def test_without_its_loss_there_is_no_decoder():
+    agent = make_experiment(tiny("--agent.reconstruction-coef", "0", "--agent.barlow-coef", "1")).agent
+    assert "decoder" not in jax.eval_shape(lambda: agent.init(jax.random.key(0), 4)).params
