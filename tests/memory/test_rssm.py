@@ -20,7 +20,16 @@ MEMORIES = {
     ),
     "attention": partial(make_memory, "attention", d_model=6, num_heads=3, window=3),
 }
-CASES = [(name, posterior) for name in MEMORIES for posterior in ("recurrent", "parallel")]
+# Every memory keeps the contract by its own laws; here is what the state-space model makes of it.
+CASES = [
+    ("block_gru", "recurrent"),
+    ("block_gru", "parallel"),
+    ("s5", "recurrent"),
+    ("s5", "parallel"),
+    ("mamba2", "parallel"),
+    ("hybrid", "recurrent"),
+    ("attention", "parallel"),
+]
 pytestmark = pytest.mark.usefixtures("unoptimised")
 over_cases = pytest.mark.parametrize(("name", "posterior"), CASES)
 
@@ -50,6 +59,18 @@ def noisy(tree, seed, scale=1.0):
 
 def window(rssm, variables, carry, inputs):
     return rssm.apply(variables, carry, *inputs, method="observe")
+
+
+@cache
+def compiled(name, posterior):
+    """`window` of a subject, and its gradient by everything but the resets and the noise; weights choose the steps."""
+    rssm, variables, _, _ = subject(name, posterior)
+
+    def weighted(carry, embedding, action, reset, noise, weights):
+        latents = window(rssm, variables, carry, (embedding, action, reset, noise))[1]
+        return (latents.features.sum(-1) * weights).sum()
+
+    return jax.jit(partial(window, rssm)), jax.jit(jax.grad(weighted, argnums=(0, 1, 2)))
 
 
 def loop(rssm, variables, carry, inputs):
@@ -91,12 +112,12 @@ def test_window_chunks_and_steps_agree_in_values_and_gradients(name, posterior):
 @over_cases
 def test_a_reset_clears_latent_action_and_memory(name, posterior):
     """After a reset inside a window nothing depends on what was before, the previous action included; no gradient."""
-    rssm, variables, carry, inputs = subject(name, posterior)
+    _rssm, variables, carry, inputs = subject(name, posterior)
     embedding, action, reset, noise = inputs
     cut = 5
     reset = reset.copy()
     reset[cut] = True
-    run = jax.jit(partial(window, rssm))
+    run, gradient = compiled(name, posterior)
     want = run(variables, carry, (embedding, action, reset, noise))
     other = noisy((carry, embedding, action), 9, 3.0)
     changed = [
@@ -107,29 +128,27 @@ def test_a_reset_clears_latent_action_and_memory(name, posterior):
     close(got[0], want[0])
     close(jax.tree.map(lambda leaf: leaf[cut:], got[1]), jax.tree.map(lambda leaf: leaf[cut:], want[1]))
 
-    def after(carry, embedding, action):
-        return window(rssm, variables, carry, (embedding, action, reset, noise))[1].features[cut:].sum()
-
-    d_carry, d_embedding, d_action = jax.grad(after, argnums=(0, 1, 2))(carry, embedding, action)
+    weights = np.broadcast_to((np.arange(T) >= cut)[:, None], (T, B)).astype(np.float32)
+    d_carry, d_embedding, d_action = gradient(carry, *inputs[:2], reset, noise, weights)
     for leaf in [*jax.tree.leaves(d_carry), d_embedding[:cut], d_action[: cut + 1]]:
         assert not np.asarray(leaf).any()
 
 
 def test_a_carry_that_is_not_finite_does_not_survive_a_reset():
-    rssm, variables, carry, inputs = subject("s5", "parallel")
+    _rssm, variables, carry, inputs = subject("s5", "parallel")
     reset = inputs[2].copy()
     reset[0] = True
     broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), carry)
-    got = window(rssm, variables, broken, (*inputs[:2], reset, inputs[3]))
+    got = compiled("s5", "parallel")[0](variables, broken, (*inputs[:2], reset, inputs[3]))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(got))
 
 
 @over_cases
 def test_only_the_recurrent_posterior_sees_the_past(name, posterior):
-    rssm, variables, carry, inputs = subject(name, posterior)
+    _rssm, variables, carry, inputs = subject(name, posterior)
     other = (inputs[0].copy(), *inputs[1:])
     other[0][1] += 1.0
-    first, second = (window(rssm, variables, carry, each)[1] for each in (inputs, other))
+    first, second = (compiled(name, posterior)[0](variables, carry, each)[1] for each in (inputs, other))
     later = np.abs(np.asarray(first.posterior - second.posterior))[2:5].max()
     assert (later > 0) == (posterior == "recurrent")
     assert np.abs(np.asarray(first.prior - second.prior))[2:5].max() > 0
@@ -137,10 +156,11 @@ def test_only_the_recurrent_posterior_sees_the_past(name, posterior):
 
 @over_cases
 def test_the_belief_at_a_step_has_seen_the_action_before_it_and_not_the_one_after(name, posterior):
-    rssm, variables, carry, inputs = subject(name, posterior)
+    _rssm, variables, carry, inputs = subject(name, posterior)
     action = inputs[1].copy()
     action[3, 2] += 0.5
-    first, second = (window(rssm, variables, carry, (inputs[0], a, *inputs[2:]))[1] for a in (inputs[1], action))
+    run = compiled(name, posterior)[0]
+    first, second = (run(variables, carry, (inputs[0], a, *inputs[2:]))[1] for a in (inputs[1], action))
     differs = np.abs(np.asarray(first.deter - second.deter)).max((1, 2)) > 0
     assert not differs[:3].any() and differs[3]
 
