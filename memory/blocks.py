@@ -199,7 +199,7 @@ class Stack(_Layers):
 
     def _through(self, runs, carry, x, reset):
         """Project, run every layer on its own carry, normalise."""
-        if not self.is_initializing():
+        if not self.is_initializing() and self.projection != "never":
             params = self.variables.get("params", {})
             width = params["project"]["kernel"].shape[0] if "project" in params else self.d_model
             check_width(self, x, width, "the width at init")
