@@ -1,4 +1,4 @@
-"""The command line: `hippodrome train`, `evaluate`, `inspect`, `suite` and `list`; each takes `--help`."""
+"""The command line: `hippodrome train`, `evaluate`, `inspect`, `predict`, `suite`, `bench`, `list`; see `--help`."""
 
 import argparse
 import difflib
@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 USAGE = """usage: hippodrome COMMAND ...   (or: uv run launch.py COMMAND ...)
 
@@ -16,6 +17,7 @@ commands:
   train      train an agent, evaluate it, write a run folder; resume one
   evaluate   play episodes with a trained agent, or with your own policy
   inspect    look inside a run's memory: eigenvalues, time constants, how far back, size
+  predict    let a run's world model foresee episodes: errors by step, pictures, a GIF
   suite      train and score one agent per environment of a suite
   bench      compare memories on sequence tasks of seconds
   list       show the environments, memories, agents, configs and suites there are
@@ -83,6 +85,7 @@ def _dispatch(arguments: list[str]) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "inspect": _inspect,
+        "predict": _predict,
         "suite": _suite,
         "bench": _bench,
         "list": _list,
@@ -179,21 +182,57 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _inspect(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="hippodrome inspect",
-        description="Look inside the memory of a run, before and after training: eigenvalues and time constants, how "
-        "far back it looks, the size of its carry. Writes inspection.json, inspection.png and a TensorBoard image.",
+    parser = _look_parser(
+        "hippodrome inspect",
+        "Look inside the memory of a run, before and after training: eigenvalues and time constants, how far back it "
+        "looks, the size of its carry. Writes inspection.json, inspection.png and a TensorBoard image.",
     )
-    parser.add_argument("run", metavar="RUN", help="a run folder")
     parser.add_argument("--lags", type=int, default=128, help="steps to look back at most (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of environments and probes (%(default)s)")
+    known, chosen = _look_arguments(parser, arguments, ("lags",))
+    from hippodrome.training.inspection import inspect_run, inspection_table
+
+    result = inspect_run(known.run, lags=known.lags, **chosen)
+    _print_result(result, known.json, inspection_table)
+    return 0
+
+
+def _predict(arguments: list[str]) -> int:
+    parser = _look_parser(
+        "hippodrome predict",
+        "Let the world model of a run foresee episodes after a few observations. Writes prediction.json, "
+        "prediction.png, a TensorBoard image and, where the environment shows pictures, prediction.gif.",
+    )
+    parser.add_argument("--context", type=int, default=8, help="observations given (%(default)s)")
+    parser.add_argument("--horizon", type=int, default=32, help="steps foreseen after them (%(default)s)")
+    parser.add_argument("--episodes", type=int, default=32, help="episodes (%(default)s)")
+    known, chosen = _look_arguments(parser, arguments, ("context", "horizon", "episodes"))
+    from hippodrome.training.prediction import predict_run, prediction_table
+
+    result = predict_run(known.run, context=known.context, horizon=known.horizon, num_episodes=known.episodes, **chosen)
+    _print_result(result, known.json, prediction_table)
+    return 0
+
+
+def _look_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """The options of commands that look at a checkpoint of a run."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("--seed", type=int, default=0, help="seed of environments and noise (%(default)s)")
     parser.add_argument("--step", default="last", help="checkpoint: best, last, or its number (%(default)s)")
     parser.add_argument("--train-seed", default="best", help="of several seeds: best, or one from 0 on (%(default)s)")
     parser.add_argument("--import", dest="modules", nargs="+", action="extend", default=[], help="packages to import")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    return parser
+
+
+def _look_arguments(
+    parser: argparse.ArgumentParser, arguments: list[str], counts: Sequence[str]
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """What was given, checked, the packages imported; and seed, step and train_seed as the functions take them."""
     known = parser.parse_args(arguments)
-    if known.lags < 1:
-        parser.error(f"--lags {known.lags} must be at least 1")
+    for name in counts:
+        if getattr(known, name) < 1:
+            parser.error(f"--{name} {getattr(known, name)} must be at least 1")
     if not 0 <= known.seed < 2**32:
         parser.error(f"--seed {known.seed} must be from 0 to {2**32 - 1}")
     if known.step not in ("best", "last") and not known.step.isdecimal():
@@ -205,17 +244,17 @@ def _inspect(arguments: list[str]) -> int:
     from hippodrome.training.plugins import load_plugins
 
     load_plugins(known.modules)
-    from hippodrome.training.inspection import inspect_run, inspection_table
-
     step, train_seed = (int(each) if each.isdecimal() else each for each in (known.step, known.train_seed))
-    result = inspect_run(known.run, lags=known.lags, seed=known.seed, step=step, train_seed=train_seed)
-    if known.json:
-        print(json.dumps(result, indent=1, allow_nan=False))
-    else:
-        from hippodrome.training.progress import table_console
+    return known, {"seed": known.seed, "step": step, "train_seed": train_seed}
 
-        table_console().print(inspection_table(result))
-    return 0
+
+def _print_result(result: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], Any]) -> None:
+    if as_json:
+        print(json.dumps(result, indent=1, allow_nan=False))
+        return
+    from hippodrome.training.progress import table_console
+
+    table_console().print(table(result))
 
 
 def _suite(arguments: list[str]) -> int:

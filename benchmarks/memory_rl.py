@@ -20,13 +20,12 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
-from hippodrome.memory import list_memories, make_memory
+from hippodrome.memory import list_memories
+from hippodrome.training.config import load_config
+from hippodrome.training.step import make_experiment
 
 TOLERANCE = 0.05
-# Encoder, actor and critic beside the memory.
-OTHERS = 26_949
 SMALL_MAMBA = {"kind": "mamba", "d_state": 40}
 MATCHED = {
     "gru": {},
@@ -46,6 +45,7 @@ MATCHED = {
     "delta_net": {"d_model": 72},
     "hybrid": {"num_layers": 1, "layers": [SMALL_MAMBA, {"kind": "attention"}]},
     "parallel": {"num_layers": 1, "layers": [SMALL_MAMBA, {"kind": "attention"}]},
+    "block_gru": {"d_model": 128, "num_layers": 1, "hidden": 64, "num_blocks": 4},
     "lstm": {"d_model": 56},
     "mlp": {},
 }
@@ -56,11 +56,18 @@ TASKS = ("popgym/RepeatPreviousMedium", "hippodrome/Overwrite")
 
 def count_parameters(kind: str) -> int:
     """Of the agent on RepeatPreviousMedium, its memory made with the options of MATCHED."""
-    memory = make_memory(kind, **{**COMMON, **MATCHED[kind]})
-    # The encoder is 64 wide, whatever d_model is.
-    x, reset = jnp.zeros((2, 1, 64)), jnp.zeros((2, 1), bool)
-    shapes = jax.eval_shape(memory.init, jax.random.key(0), memory.initial_carry((1,)), x, reset)
-    return OTHERS + sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    agent = make_experiment(load_config("popgym", ["--env.id", TASKS[0], *memory_flags(kind)])).agent
+    shapes = jax.eval_shape(lambda: agent.init(jax.random.key(0), 1).params)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def memory_flags(kind: str) -> list[str]:
+    """The options of a memory as the command line takes them."""
+    flags = ["--memory.kind", kind]
+    for name, value in {**COMMON, **MATCHED[kind]}.items():
+        values = [json.dumps(each) for each in value] if isinstance(value, list) else [str(value)]
+        flags += [f"--memory.{name.replace('_', '-')}", *values]
+    return flags
 
 
 def folder_of(kind: str, long: bool, root: Path) -> Path:
@@ -73,19 +80,9 @@ def train(kind: str, long: bool, root: Path) -> None:
     folder = folder_of(kind, long, root)
     if (folder / "results.json").exists():
         return
-    options = {**COMMON, **MATCHED[kind]}
     command = [sys.executable, "-m", "hippodrome.launch", "suite", "memory-rl", "popgym", "--run-dir", str(folder)]
-    command += [
-        "--memory.kind",
-        kind,
-        "--total-env-steps",
-        "2e6" if long else "5e5",
-        "--num-seeds",
-        "3" if long else "1",
-    ]
-    for name, value in options.items():
-        values = [json.dumps(each) for each in value] if isinstance(value, list) else [str(value)]
-        command += [f"--memory.{name.replace('_', '-')}", *values]
+    command += ["--total-env-steps", "2e6" if long else "5e5", "--num-seeds", "3" if long else "1"]
+    command += memory_flags(kind)
     process = subprocess.Popen(command, stdout=sys.stderr)
     # Ctrl-C reaches the run too, which finishes its update and saves: it must not be killed meanwhile.
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from hippodrome import launch
 from hippodrome.envs import Box, Dict, Discrete, Environment, EnvParams, EnvState, register_env
 from hippodrome.training import evaluate, load_policy, train
 from hippodrome.training.config import load_config
 from hippodrome.training.errors import CheckpointError, ConfigError
 from hippodrome.training.metrics import read_metrics
+from hippodrome.training.prediction import predict_run
 from hippodrome.training.run_checkpoint import RunCheckpoints
 from hippodrome.training.step import initial_state, make_experiment, state_template
 
@@ -145,6 +148,18 @@ def test_every_loss_trains_on_pictures_vectors_and_mixed_actions_and_the_target_
                           (fresh.params, learner.target, learner.params))  # fmt: skip
     moved, whole = np.abs(target - start).sum(), np.abs(now - start).sum()
     assert 0 < moved < whole and learner.reward_range[0] < learner.reward_range[1]
+
+    result = predict_run(run, context=2, horizon=6, num_episodes=3)
+    # Episodes have five steps and the observation that ended them: six in all.
+    assert result["episodes"] == [3] * 6 + [0, 0]
+    for name in ("reward", "continuation", "image['image']"):
+        errors = result[name]["model"]
+        assert all(np.isfinite(errors[:6])) and errors[6:] == [None, None]
+    with Image.open(run / "prediction.gif") as video:
+        assert video.n_frames == 6
+    assert (run / "prediction.png").stat().st_size > 10_000
+    assert json.loads((run / "prediction.json").read_text()) == result
+    assert launch.main(["predict", str(run), "--context", "9", "--horizon", "0"]) == 2
 
 
 @pytest.mark.parametrize(

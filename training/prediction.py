@@ -1,0 +1,275 @@
+"""How well a world model foresees: open-loop predictions of a run's episodes as pictures, numbers and a GIF.
+
+Legend: `T` steps, `N` episodes, `X` steps observed before the model is left alone.
+"""
+
+import io
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+from rich.table import Table
+
+from hippodrome.agents import Dreamer, ReplayStep
+from hippodrome.agents.dreamer.networks import is_image
+from hippodrome.agents.dreamer.open_loop import Prediction, predict
+from hippodrome.envs import VectorEnv, environment_keys, flat_spaces
+
+from .checkpoint_files import write_json
+from .checks import MAX_SEED
+from .config import load_config
+from .errors import ConfigError, RunFolderError
+from .evaluation import CheckpointChoice, choose_train_seed, params_of_seed, restore_run
+from .events import EventWriter
+from .inspection_picture import write_picture
+from .rollout import record
+from .step import make_environment
+
+PREDICTION_FILE = "prediction.json"
+PICTURE_FILE = "prediction.png"
+VIDEO_FILE = "prediction.gif"
+_SHOWN = 4
+_SCALE = 4
+_BORDER = {"observed": (60, 160, 60), "predicted": (200, 60, 60)}
+
+
+def predict_run(
+    run: str | Path,
+    *,
+    context: int = 8,
+    horizon: int = 32,
+    seed: int = 0,
+    step: CheckpointChoice = "last",
+    train_seed: Any = "best",
+    num_episodes: int = 32,
+) -> dict[str, Any]:
+    """Plays episodes with a run's policy and asks its world model what it expects after `context` observations.
+
+    Writes prediction.json, prediction.png (reward and continuation by step, with pictures where the environment has
+    them), prediction.gif (what was seen, what was expected and the difference, where it has pictures), and the same
+    picture for TensorBoard.
+
+    Args:
+        run: the folder of a run of Dreamer.
+        context: X.
+        horizon: steps predicted after them.
+        seed: of the episodes and the latents.
+        step: which checkpoint, see `load_policy`.
+        train_seed: which of the vmapped seeds, see `load_policy`.
+        num_episodes: N.
+
+    Returns:
+        What prediction.json holds: by step, the mean absolute error of reward and continuation, the mean squared error
+        of each picture (values in [0, 1]), and of how many episodes; beside each, the error of always expecting the
+        mean.
+
+    Raises:
+        ConfigError: for another agent, or a number that breaks its rule.
+        RunFolderError: if the folder cannot be written.
+    """
+    for name, value in (("context", context), ("horizon", horizon), ("num_episodes", num_episodes)):
+        if value < 1:
+            raise ConfigError(f"{name}={value} must be at least 1")
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed={seed} must be from 0 to {MAX_SEED}")
+    config = load_config(run)
+    experiment, state, metadata = restore_run(run, config, step)
+    agent = experiment.agent
+    if not isinstance(agent, Dreamer):
+        raise ConfigError(f"a {type(agent).__name__} has no world model; only that of dreamer predicts")
+    index = choose_train_seed(state, config, train_seed)
+    params = params_of_seed(state.best.params if step == "best" else state.learner.params, config, index)
+    length = context + horizon
+    envs = make_environment(config.env, num_steps=length)
+    play_key, model_key = jax.random.split(jax.random.key(seed))
+    steps, there = first_episodes(agent, envs, params, play_key, length=length, num_episodes=num_episodes)
+    expected = jax.device_get(jax.jit(partial(predict, agent, context=context))(params, steps, model_key))
+    result = {
+        "env": config.env.id,
+        "memory": config.memory.kind,
+        "checkpoint": step,
+        "update": metadata["update"],
+        "env_steps": metadata["env_steps"],
+        "train_seed": index,
+        "seed": seed,
+        "context": context,
+        "horizon": horizon,
+        **_errors(envs, steps, there, expected),
+    }
+    _save(Path(run), result, envs, steps, there, expected, tensorboard=config.log.tensorboard)
+    return result
+
+
+def prediction_table(result: dict[str, Any]) -> Table:
+    """The result as a table for a terminal: errors at a few steps, beside those of always expecting the mean."""
+    context, last = result["context"], result["context"] + result["horizon"] - 1
+    table = Table(
+        title=f"{result['env']}, {result['memory']}: update {result['update']}, {context} steps observed",
+        caption="reward and continuation: mean absolute error; images: mean squared error of values in [0, 1]",
+    )
+    steps = sorted({context - 1, context, min(context + 4, last), min(context + 15, last), last})
+    table.add_column("expected")
+    table.add_column("by")
+    for step in steps:
+        table.add_column("seen" if step < context else f"+{step - context + 1}", justify="right")
+    table.add_row("episodes there", "", *(str(result["episodes"][step]) for step in steps))
+    for name, entry in result.items():
+        if isinstance(entry, dict):
+            for by in ("model", "mean"):
+                values = (entry[by][step] for step in steps)
+                table.add_row(name, by, *("-" if value is None else f"{value:.4f}" for value in values))
+    return table
+
+
+def first_episodes(
+    agent: Any, envs: VectorEnv, params: Any, key: Key[Array, ""], *, length: int, num_episodes: int
+) -> tuple[ReplayStep, np.ndarray]:
+    """The first `length` steps of as many episodes, `[T, N, ...]`, and which of them there are, bool `[T, N]`.
+
+    The observation that ended an episode is its last step; what follows it is not there.
+    """
+
+    @jax.jit
+    def play(params, key):
+        env_key, act_key = jax.random.split(key)
+        state = envs.reset(environment_keys(env_key, 0, num_episodes))
+        carry = agent.initial_carry(num_episodes)
+        _, _, stream, _ = record(agent, envs, params, state, carry, act_key, num_steps=length)
+        # Steps there are, in order, to the front.
+        order = jnp.argsort(~stream.valid, axis=0, stable=True)[:length]
+        return jax.tree.map(lambda leaf: leaf[order, jnp.arange(num_episodes)], stream.steps)
+
+    steps = play(params, key)
+    ended = np.cumsum(np.asarray(steps.last), axis=0) - np.asarray(steps.last)
+    return steps, ended == 0
+
+
+def _errors(envs: VectorEnv, steps: ReplayStep, there: np.ndarray, expected: Prediction) -> dict[str, Any]:
+    """Mean errors by step, over the episodes that are still there."""
+
+    def by_step(error: np.ndarray) -> list[float | None]:
+        count = there.sum(1)
+        total = np.where(there, error, 0.0).sum(1)
+        return [float(t / c) if c else None for t, c in zip(total, count, strict=True)]
+
+    def entry(true: np.ndarray, model: np.ndarray, power: int) -> dict[str, Any]:
+        axes = tuple(range(2, true.ndim))
+        mean = true[there].mean(0)
+        error, constant = (np.abs(true - each) ** power for each in (model, mean))
+        return {"model": by_step(error.mean(axes)), "mean": by_step(constant.mean(axes))}
+
+    goes_on = 1.0 - np.asarray(steps.terminal, float)
+    found = {
+        "episodes": [int(each) for each in there.sum(1)],
+        "reward": entry(np.asarray(steps.reward), np.asarray(expected.reward), 1),
+        "continuation": entry(goes_on, np.asarray(expected.continuation), 1),
+    }
+    for name, true, model in _pictures(envs, steps, expected):
+        found[name] = entry(true, model, 2)
+    return found
+
+
+def _pictures(envs: VectorEnv, steps: ReplayStep, expected: Prediction) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, truth and expectation of each picture, values in [0, 1], `[T, N, height, width, channels]`."""
+    if expected.observation is None:
+        return []
+    spaces = flat_spaces(envs.observation_space)
+    paths = jax.tree_util.tree_leaves_with_path(steps.observation)
+    found = []
+    for space, (path, true), model in zip(spaces, paths, expected.observation, strict=True):
+        if is_image(space):
+            name = "image" + jax.tree_util.keystr(path)
+            found.append((name, np.asarray(true, np.float32) / 255.0, np.asarray(model)))
+    return found
+
+
+def _save(
+    run: Path, result: dict, envs: VectorEnv, steps: ReplayStep, there: np.ndarray, expected: Prediction, *,
+    tensorboard: bool,
+) -> None:  # fmt: skip
+    pictures = _pictures(envs, steps, expected)
+    png = draw_prediction(result, steps, there, expected, pictures)
+    try:
+        write_json(run / PREDICTION_FILE, result)
+        write_picture(run / PICTURE_FILE, png)
+        if pictures:
+            write_picture(run / VIDEO_FILE, video(pictures[0][1], pictures[0][2], there, result["context"]))
+    except OSError as error:
+        raise RunFolderError(f"{run / PREDICTION_FILE} cannot be written: {error.strerror}") from error
+    if tensorboard:
+        events = EventWriter(run, suffix=".prediction")
+        events.image("prediction", png, result["env_steps"])
+        events.close()
+
+
+def draw_prediction(
+    result: dict[str, Any], steps: ReplayStep, there: np.ndarray, expected: Prediction, pictures: list
+) -> bytes:
+    """A PNG: for a few episodes, reward and continuation as they were and as expected, above them the pictures."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = min(_SHOWN, there.shape[1])
+    rows = 2 + 2 * bool(pictures)
+    figure = Figure(figsize=(3.4 * shown, 2.0 * rows), layout="constrained")
+    axes = figure.subplots(rows, shown, squeeze=False)
+    context = result["context"]
+    for each in range(shown):
+        kept = there[:, each]
+        numbers = np.arange(len(kept))[kept]
+        pairs = [
+            ("reward", np.asarray(steps.reward)[kept, each], np.asarray(expected.reward)[kept, each]),
+            ("goes on", 1.0 - np.asarray(steps.terminal, float)[kept, each], expected.continuation[kept, each]),
+        ]
+        for row, (name, true, model) in enumerate(pairs):
+            plot = axes[rows - 2 + row, each]
+            plot.plot(numbers, true, color="black", lw=1.2, label="was")
+            plot.plot(numbers, model, color="tab:red", lw=1.2, ls="--", label="expected")
+            plot.axvline(context - 0.5, color="tab:gray", lw=0.8, ls=":")
+            plot.set_title(name, fontsize=8)
+            plot.tick_params(labelsize=7)
+        if pictures:
+            last = int(numbers[-1])
+            for row, (title, frames) in enumerate((("was", pictures[0][1]), ("expected", pictures[0][2]))):
+                axes[row, each].imshow(np.clip(frames[last, each], 0.0, 1.0).squeeze(), cmap="gray", vmin=0, vmax=1)
+                axes[row, each].set_title(f"{title} at step {last}", fontsize=8)
+                axes[row, each].axis("off")
+    axes[rows - 2, 0].legend(fontsize=7)
+    figure.suptitle(f"{result['env']}, {result['memory']}: update {result['update']}; dotted: the last step observed")
+    file = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(file)
+    return file.getvalue()
+
+
+def video(true: np.ndarray, model: np.ndarray, there: np.ndarray, context: int) -> bytes:
+    """A GIF of a few episodes: what was seen above what was expected above the difference.
+
+    A green frame means that the model has seen the observation, a red one that it is on its own.
+
+    Args:
+        true, model: `[T, N, height, width, channels]`, values in [0, 1].
+        there: bool `[T, N]`; after its end an episode stands still, until the longest has ended.
+        context: X.
+    """
+    from PIL import Image
+
+    shown = min(_SHOWN, true.shape[1])
+    last = there[:, :shown].sum(0) - 1
+    images = []
+    for t in range(last.max() + 1):
+        now = np.minimum(t, last), np.arange(shown)
+        rows = [true[now], model[now], 0.5 + 0.5 * (model[now] - true[now])]
+        columns = [np.concatenate(list(row), axis=1) for row in rows]
+        picture = np.clip(np.concatenate(columns, axis=0), 0.0, 1.0)
+        picture = np.broadcast_to(picture, (*picture.shape[:2], 3)) if picture.shape[-1] == 1 else picture[..., :3]
+        large = np.kron(np.round(255 * picture).astype(np.uint8), np.ones((_SCALE, _SCALE, 1), np.uint8))
+        colour = _BORDER["observed" if t < context else "predicted"]
+        images.append(Image.fromarray(np.pad(large, ((6, 0), (0, 0), (0, 0)))))
+        images[-1].paste(colour, (0, 0, large.shape[1], 6))
+    file = io.BytesIO()
+    images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=150, loop=0)
+    return file.getvalue()
