@@ -69,7 +69,7 @@ def test_a_replayed_window_retraces_the_path_that_acted(posterior):
     for got, want in zip(jax.tree.leaves(after), jax.tree.leaves(acted), strict=True):
         np.testing.assert_allclose(np.asarray(got)[compared], np.asarray(want)[compared], rtol=2e-4, atol=2e-5)
     features = jax.vmap(agent.actor_features)(after, latents.deter)
-    assert features.shape[-1] == 12 + 6 + 8  # latent, output, and the carry of S5: two numbers for each of 4 states
+    assert features.shape[-1] == 12 + 6 + 4  # latent, output, and the carry of S5
 
 
 def test_imagination_starts_where_the_carries_are():
