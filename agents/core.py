@@ -6,7 +6,7 @@ contract alone, so every agent runs with every memory.
 
 import difflib
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from flax import struct
 from jax.sharding import PartitionSpec
@@ -128,15 +128,19 @@ class Agent(Protocol):
         """A pytree prefix of the state: `split` for what belongs to environments, `PartitionSpec()` for the rest."""
 
 
+# An agent that learns from replay is no `Agent` to a type checker: its `learn` returns a `Feedback` as well.
+_Class = TypeVar("_Class", bound=Callable[..., Any])
+
+
 class _Entry(NamedTuple):
-    build: Callable[..., Agent]
+    build: Callable[..., Any]
     config: type
 
 
 _AGENTS: dict[str, _Entry] = {}
 
 
-def register_agent(kind: str, config: type) -> Callable[[Callable[..., Agent]], Callable[..., Agent]]:
+def register_agent(kind: str, config: type) -> Callable[[_Class], _Class]:
     """Class decorator that makes an agent available under `kind`.
 
     Args:
@@ -148,7 +152,7 @@ def register_agent(kind: str, config: type) -> Callable[[Callable[..., Agent]], 
         ValueError: where the name is taken by another class.
     """
 
-    def add(cls: Callable[..., Agent]) -> Callable[..., Agent]:
+    def add(cls: _Class) -> _Class:
         if kind in _AGENTS and _AGENTS[kind].build is not cls:
             raise ValueError(f"register_agent({kind!r}): the name is taken by {_AGENTS[kind].build!r}; choose another")
         _AGENTS[kind] = _Entry(cls, config)

@@ -4,7 +4,7 @@ Legend: `P` pixels of a side.
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -89,15 +89,15 @@ class PixelPendulum(Environment):
         num_textures: int = 16,
         episode_length: int = 200,
     ):
-        for name, value, known in (
-            ("background", background, ("clean", "noise", "texture")),
-            ("split", split, ("train", "held_out")),
+        for name, choice, known in (
+            ("background", background, get_args(Background)),
+            ("split", split, get_args(Split)),
         ):
-            if value not in known:
-                raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}")
-        for name, value, least in (("size", size, 8), ("num_textures", num_textures, 1)):
-            if value < least:
-                raise ValueError(f"{name}={value} must be at least {least}")
+            if choice not in known:
+                raise ValueError(f"{name}={choice!r} must be one of {', '.join(known)}")
+        for name, number, least in (("size", size, 8), ("num_textures", num_textures, 1)):
+            if number < least:
+                raise ValueError(f"{name}={number} must be at least {least}")
         self.background, self.split, self.size, self.num_textures = background, split, size, num_textures
         self.task = Pendulum(episode_length)
 

@@ -238,7 +238,8 @@ class Dreamer:
         means = {name: term.mean() for name, term in terms.items()}
         total = jnp.asarray(sum(weights.get(name, 1.0) * mean for name, mean in means.items()))
         metrics |= {f"{name}_loss": mean for name, mean in means.items()} | behaviour_metrics | {"loss": total}
-        priority = sum(weights.get(name, 1.0) * term for name, term in model_losses.items()).mean(0)
+        weighted = [weights.get(name, 1.0) * term for name, term in model_losses.items()]
+        priority = jnp.stack(weighted).sum(0).mean(0)
         return total, (metrics, self._feedback(beliefs, priority), returns)
 
     def _feedback(self, beliefs, priority) -> Feedback:

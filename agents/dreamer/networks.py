@@ -150,8 +150,8 @@ def reconstruction_loss(space: Any, outputs: list[Array], observation: Any) -> F
         elif isinstance(leaf, Box):
             total += ((output - _encode_vector(leaf, value)) ** 2).sum(-1)
         else:
-            sizes = [leaf.n] if isinstance(leaf, Discrete) else leaf.nvec.tolist()
-            choices = value[..., None] if isinstance(leaf, Discrete) else value
+            sizes = leaf.nvec.tolist() if isinstance(leaf, MultiDiscrete) else [encoded_width(leaf)]
+            choices = value if isinstance(leaf, MultiDiscrete) else value[..., None]
             at = 0
             for index, size in enumerate(sizes):
                 log_probs = jax.nn.log_softmax(output[..., at : at + size])

@@ -30,7 +30,7 @@ def adaptive_clip(clip: float, floor: float = 1e-3) -> optax.GradientTransformat
 class LaPropState(NamedTuple):
     """Number of updates, second moment of the gradient, momentum of the scaled gradient."""
 
-    count: jax.Array
+    updates: jax.Array
     second_moment: PyTree
     momentum: PyTree
 
@@ -48,11 +48,11 @@ def scale_by_laprop(beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-20
 
     def update(updates, state, params=None):
         del params
-        count = state.count + 1
+        number = state.updates + 1
         second = jax.tree.map(lambda v, g: beta2 * v + (1.0 - beta2) * g**2, state.second_moment, updates)
-        scaled = jax.tree.map(lambda g, v: g / (jnp.sqrt(v / (1.0 - beta2**count)) + eps), updates, second)
+        scaled = jax.tree.map(lambda g, v: g / (jnp.sqrt(v / (1.0 - beta2**number)) + eps), updates, second)
         momentum = jax.tree.map(lambda m, u: beta1 * m + (1.0 - beta1) * u, state.momentum, scaled)
-        return jax.tree.map(lambda m: m / (1.0 - beta1**count), momentum), LaPropState(count, second, momentum)
+        return jax.tree.map(lambda m: m / (1.0 - beta1**number), momentum), LaPropState(number, second, momentum)
 
     return optax.GradientTransformation(init, update)
 

@@ -36,6 +36,7 @@ class Beliefs(NamedTuple):
     @property
     def raw_features(self) -> Float[Array, "L N D+Z"]:
         """Features of the raw branch: the masked branch's deter and the raw latents."""
+        assert self.raw_stoch is not None
         return jnp.concatenate([self.latents.deter, self.raw_stoch], axis=-1)
 
 
