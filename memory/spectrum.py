@@ -13,6 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Complex, Float
 
 from .attention import SlidingWindowAttention
+from .block_gru import BlockGRU
 from .blocks import Parallel, ResidualBlock, Stack
 from .core import Carry
 from .delta_net import DeltaNet, GatedDeltaNet
@@ -43,7 +44,7 @@ _NOTES: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (SlidingWindowAttention, "keeps a window of past steps; nothing in it decays"),
     (LinearAttention, "adds up what it is given; its state does not decay"),
     (DeltaNet, "overwrites what a key recalled; its state does not decay"),
-    ((GRU, LSTM), "is recurrent through a nonlinearity: it has no eigenvalues of its own"),
+    ((BlockGRU, GRU, LSTM), "is recurrent through a nonlinearity: it has no eigenvalues of its own"),
 )
 
 

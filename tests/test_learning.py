@@ -5,6 +5,7 @@ import pytest
 from hippodrome.training import evaluate, load_config, train
 
 pytestmark = pytest.mark.slow
+DREAMER = ("--agent.train-ratio", "64", "--total-env-steps", "25_000")
 
 
 def trained(tmp_path, name, *flags):
@@ -31,3 +32,14 @@ def test_s5_balances_the_stateless_cartpole_with_three_seeds(tmp_path):
 def test_s5_balances_the_noisy_cartpole_with_three_seeds(tmp_path):
     """Published: .39 to .40 at the best epoch of 15M steps; what knows the physics reaches .39 (docs/results.md)."""
     assert trained(tmp_path, "noisy-cartpole-hard", "--num-seeds", "3")["return"]["mean"] >= 0.375
+
+
+def test_dreamer_finds_the_goal_of_the_empty_room(tmp_path):
+    """Five steps are the fewest, a return of .955; a policy that acts at random needs 40."""
+    result = trained(tmp_path, "dreamer", "--env.id", "hippodrome/Empty-5x5", *DREAMER)
+    assert result["return_sampled"]["mean"] >= 0.95 * 0.955
+
+
+def test_dreamer_balances_the_cartpole_without_seeing_its_speed(tmp_path):
+    result = trained(tmp_path, "dreamer", "--env.id", "popgym/PositionOnlyCartPoleEasy", *DREAMER)
+    assert result["return"]["mean"] >= 0.95

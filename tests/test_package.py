@@ -143,6 +143,8 @@ def test_the_commands_of_the_readme_are_understood(tmp_path, monkeypatch, capsys
     monkeypatch.setattr("hippodrome.training.bench.run_bench", lambda *_, **__: {})
     monkeypatch.setattr("hippodrome.training.inspection.inspect_run", lambda *_, **__: {})
     monkeypatch.setattr("hippodrome.training.inspection.inspection_table", lambda _: "")
+    monkeypatch.setattr("hippodrome.training.prediction.predict_run", lambda *_, **__: {})
+    monkeypatch.setattr("hippodrome.training.prediction.prediction_table", lambda _: "")
     monkeypatch.setattr(suite, "run_suite", lambda name, *_, **__: suite.read_suite(name))
     for command in commands(ROOT / "README.md"):
         words = shlex.split(command)

@@ -115,7 +115,7 @@ def replayed(monkeypatch, terminal, last, returns, stride=1):
     returns = jnp.asarray(returns, float)[None]
     # The loss of a critic is replaced by its target, so that the target can be read.
     monkeypatch.setattr(behaviour, "_critic_loss", lambda agent, logits, targets, slow, features: targets)
-    return np.asarray(replay_critic_loss(agent, None, None, Beliefs(latents, None), steps, returns))[:, 0]
+    return np.asarray(replay_critic_loss(agent, None, None, Beliefs(latents, None, None, None), steps, returns))[:, 0]
 
 
 def test_replayed_returns_within_an_episode_bootstrap_from_imagination(monkeypatch):

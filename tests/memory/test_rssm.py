@@ -18,17 +18,13 @@ MEMORIES = {
     "hybrid": partial(
         make_memory, "hybrid", d_model=6, layers=[{"kind": "block_gru", "num_blocks": 2}, {"kind": "s5", "d_state": 4}]
     ),
-    "attention": partial(make_memory, "attention", d_model=6, num_heads=3, window=3),
 }
 # Every memory keeps the contract by its own laws; here is what the state-space model makes of it.
 CASES = [
     ("block_gru", "recurrent"),
-    ("block_gru", "parallel"),
-    ("s5", "recurrent"),
     ("s5", "parallel"),
     ("mamba2", "parallel"),
     ("hybrid", "recurrent"),
-    ("attention", "parallel"),
 ]
 pytestmark = pytest.mark.usefixtures("unoptimised")
 over_cases = pytest.mark.parametrize(("name", "posterior"), CASES)
@@ -167,7 +163,7 @@ def test_the_belief_at_a_step_has_seen_the_action_before_it_and_not_the_one_afte
 
 def test_imagination_is_the_step_without_an_observation():
     """One imagined step has the deter of the observed one, and its latent comes from the prior there."""
-    rssm, variables, carry, inputs = subject("s5", "recurrent")
+    rssm, variables, carry, inputs = subject("hybrid", "recurrent")
     running = np.zeros(B, bool)
     noise = inputs[3][0]
     imagined, deter = rssm.apply(variables, carry, inputs[1][0], noise, method="imagine")
@@ -178,7 +174,7 @@ def test_imagination_is_the_step_without_an_observation():
 
 
 def test_actions_beyond_their_bounds_act_as_the_bounds():
-    rssm, variables, carry, inputs = subject("s5", "recurrent")
+    rssm, variables, carry, inputs = subject("hybrid", "recurrent")
     at, beyond = (rssm.apply(variables, carry, np.full((B, A), v), inputs[3][0], method="imagine") for v in (1.0, 5.0))
     close(at, beyond)
 

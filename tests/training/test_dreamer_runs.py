@@ -95,6 +95,7 @@ def test_the_policy_is_the_agent_that_acted(finished):
     assert evaluate(run, episodes=2)["return"]["mean"] <= 1.0
 
 
+@pytest.mark.slow
 def test_seeds_train_in_one_program_as_alone(finished, tmp_path):
     run, config = finished
     pair = train(dataclasses.replace(config, num_seeds=2, total_env_steps=96), run_dir=tmp_path / "pair")
@@ -105,7 +106,7 @@ def test_seeds_train_in_one_program_as_alone(finished, tmp_path):
 class Parts(Environment):
     """A picture, a vector and a choice of two kinds; every kind of space at once."""
 
-    def __init__(self, image_dtype="uint8", side=8):
+    def __init__(self, image_dtype="uint8", side=4):
         self.image_dtype, self.side = image_dtype, side
 
     @property
@@ -135,7 +136,7 @@ register_env("tests/Parts", Parts)
 
 def test_every_loss_trains_on_pictures_vectors_and_mixed_actions_and_the_target_follows(tmp_path):
     flags = ("--env.id tests/Parts --total-env-steps 64 --agent.mask-ratio 0.5 "
-             "--agent.mask-patch 4 --agent.latent-coef 1 --agent.bisimulation-coef 1 --agent.barlow-coef 0.1 "
+             "--agent.mask-patch 2 --agent.latent-coef 1 --agent.bisimulation-coef 1 --agent.barlow-coef 0.1 "
              "--agent.warmup-updates 0 --agent.target-rate 0.25")  # fmt: skip
     config = tiny(*flags.split())
     run = train(config, run_dir=tmp_path / "run")
