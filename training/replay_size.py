@@ -26,11 +26,12 @@ def replay_buffer(config: Any) -> ReplayBuffer:
     Raises:
         ConfigError: if an environment's share cannot hold a window, or one rollout; for several devices.
     """
-    if config.num_devices > 1:
-        raise ConfigError(
-            f"num_devices={config.num_devices} must be 1 with agent.kind={config.agent.kind}: replay lies on one "
-            "device, so far"
-        )
+    for name in ("num_devices", "num_shards"):
+        if getattr(config, name) > 1:
+            raise ConfigError(
+                f"{name}={getattr(config, name)} must be 1 with agent.kind={config.agent.kind}: replay lies on one "
+                "device, so far"
+            )
     agent, num_envs = config.agent, config.env.num_envs
     every, share = agent.carry_steps, agent.replay_capacity // num_envs
     # A rollout adds two steps for each one taken where every episode is one step long.

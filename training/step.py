@@ -211,7 +211,7 @@ def _train_step(advance: Advance, state: TrainState, axis_name: str | None) -> t
     new = dataclasses.replace(state, **changes, key=key, update=state.update + 1, best=_better(state, statistics))
 
     # Metrics of a step that learnt nothing, as before replay holds a window, are nan and no failure.
-    learnt = metrics.get("learner_updates", 1) > 0
+    learnt = jnp.asarray(metrics.get("learner_updates", 1)) > 0
     finite = jnp.stack(
         [jnp.isfinite(metrics[name]) | ~learnt for name in sorted(metrics)] + [_all_finite(new.learner.params)]
     )

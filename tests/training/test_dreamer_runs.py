@@ -167,6 +167,7 @@ def test_every_loss_trains_on_pictures_vectors_and_mixed_actions_and_the_target_
     ("flags", "message"),
     [
         (["--env.id", "tests/Parts", "--env.kwargs", "image_dtype=float32"], "an image must be a uint8 Box"),
+        (["--num-shards", "2"], "num_shards=2 must be 1 with agent.kind=dreamer"),
         (["--num-devices", "2", "--num-shards", "2"], "num_devices=2 must be 1 with agent.kind=dreamer"),
         (["--env.id", "tests/Parts", "--env.kwargs", "side=2"], "must be at least 4 pixels high and wide"),
         (

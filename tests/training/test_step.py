@@ -7,9 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
-from hippodrome.training.step import initial_state, make_experiment, watched_metrics
+from hippodrome.envs import Outcome
+from hippodrome.training.step import Best, _train_step, initial_state, make_experiment, watched_metrics
 from tests.tiny import tiny_config
+
+
+@struct.dataclass
+class Learner:
+    params: object
 
 
 def start(config):
@@ -125,3 +132,31 @@ def test_two_devices_equal_one_in_two_shards(num_seeds):
     assert_close(two.learner.discounted_return, one.learner.discounted_return)
     np.testing.assert_allclose(two_metrics["loss"], one_metrics["loss"], rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(two_metrics["episodes"], one_metrics["episodes"])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "failed"),
+    [
+        ({"entropy": 1.0, "loss": 2.0}, None),
+        ({"entropy": 1.0, "loss": np.nan}, "loss"),
+        ({"entropy": np.inf, "loss": 1.0}, "entropy"),
+        ({"entropy": np.nan, "learner_updates": 0.0}, None),  # nothing was learnt: replay holds no window yet
+        ({"entropy": np.nan, "learner_updates": 1.0}, "entropy"),
+        ({"entropy": 1.0, "params": np.nan}, "params"),
+    ],
+)
+def test_a_metric_that_is_not_finite_fails_the_update_though_the_parameters_are_finite(metrics, failed):
+    metrics = {name: jnp.asarray(value) for name, value in metrics.items()}
+    params = metrics.pop("params", jnp.ones(()))
+    config = tiny_config()
+    state = jax.jit(lambda: initial_state(make_experiment(config), config))()
+    ended = jnp.zeros((1, 8), bool)
+    outcome = Outcome(jnp.zeros((1, 8)), ended, ended, None, jnp.zeros((1, 8)), jnp.zeros((1, 8), jnp.int32))
+    state = dataclasses.replace(state, learner=Learner(jnp.ones(())), best=Best(jnp.ones(()), *([jnp.zeros(())] * 2)))
+    after, seen = jax.jit(
+        lambda state: _train_step(lambda *_, **__: ({"learner": Learner(params)}, metrics, outcome), state, None)
+    )(state)
+    assert (int(after.failed_update) >= 0) == (failed is not None)
+    if failed is not None:
+        assert watched_metrics(seen)[int(after.failed_metric)] == failed
+    assert float(after.learner.params) == 1.0
