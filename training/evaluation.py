@@ -8,7 +8,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -43,11 +43,53 @@ def load_policy(
         ConfigError: if the folder is no run, or the seed is not one of its own.
         CheckpointError: if it has no such checkpoint.
     """
+    opened = open_run(run, train_seed, step)
+    envs = opened.experiment.envs
+    return Policy(opened.experiment.agent, opened.params, envs.observation_space, envs.action_space)
+
+
+class OpenRun(NamedTuple):
+    """What can be looked at of a run.
+
+    Attributes:
+        config, experiment: of the run.
+        params: of one seed, at one checkpoint.
+        index: which of the vmapped seeds.
+        about: which checkpoint, as results of a look at it say: env, memory, checkpoint, update, env_steps, train_seed.
+    """
+
+    config: TrainConfig
+    experiment: Experiment
+    params: Any
+    index: int
+    about: dict[str, Any]
+
+
+def open_run(run: str | Path, train_seed: int | Literal["best"], step: CheckpointChoice) -> OpenRun:
+    """A run's experiment and the parameters chosen; arguments and errors as of `load_policy`."""
     config = load_config(run)
-    experiment, state, _ = restore_run(run, config, step)
-    params = _chosen_params(state, step)
-    params = params_of_seed(params, config, choose_train_seed(state, config, train_seed))
-    return Policy(experiment.agent, params, experiment.envs.observation_space, experiment.envs.action_space)
+    experiment, state, metadata = restore_run(run, config, step)
+    index = choose_train_seed(state, config, train_seed)
+    # One checkpoint holds both: the newest parameters and the best so far.
+    params = params_of_seed(_chosen_params(state, step), config, index)
+    about = {
+        "env": config.env.id,
+        "memory": config.memory.kind,
+        "checkpoint": step,
+        "update": metadata["update"],
+        "env_steps": metadata["env_steps"],
+        "train_seed": index,
+    }
+    return OpenRun(config, experiment, params, index, about)
+
+
+def check_numbers(seed: int, **counts: int) -> None:
+    """Raise ConfigError unless the seed is one and every count at least 1."""
+    errors = [f"{name}={value} must be at least 1" for name, value in counts.items() if value < 1]
+    if not 0 <= seed <= MAX_SEED:
+        errors.append(f"seed={seed} must be from 0 to {MAX_SEED}")
+    if errors:
+        raise ConfigError(errors)
 
 
 def choose_train_seed(state: TrainState, config: TrainConfig, train_seed: int | Literal["best"]) -> int:
@@ -94,10 +136,7 @@ def evaluate(
     Raises:
         ConfigError: for a target that is neither, an unknown environment, or one with other spaces than the run's.
     """
-    if episodes < 1:
-        raise ConfigError(f"episodes={episodes} must be at least 1")
-    if not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed={seed} must be from 0 to {MAX_SEED}")
+    check_numbers(seed, episodes=episodes)
     key = jax.random.key(seed)
     if not Path(target).is_dir() and ":" in str(target):
         return {**_evaluate_callable(str(target), env, episodes, key), "evaluation_seed": seed}

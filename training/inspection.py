@@ -22,10 +22,9 @@ from hippodrome.memory.horizon import lag_at_mass, memory_horizon
 from hippodrome.memory.spectrum import CONSTANT, carry_size, has_decay, layer_decays, memory_layers, missing_decay
 
 from .checkpoint_files import write_json
-from .checks import MAX_SEED
-from .config import TrainConfig, load_config
+from .config import TrainConfig
 from .errors import ConfigError, RunFolderError
-from .evaluation import CheckpointChoice, choose_train_seed, load_policy, params_of_seed, restore_run
+from .evaluation import CheckpointChoice, check_numbers, load_policy, open_run, params_of_seed
 from .events import EventWriter
 from .inspection_picture import draw_inspection, write_picture
 from .rollout import collect
@@ -76,17 +75,9 @@ def inspect_run(
         CheckpointError: if there is no such checkpoint.
         RunFolderError: if the folder cannot be written.
     """
-    for name, value in (("lags", lags), ("num_envs", num_envs), ("num_probes", num_probes)):
-        if value < 1:
-            raise ConfigError(f"{name}={value} must be at least 1")
-    if not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed={seed} must be from 0 to {MAX_SEED}")
-    config = load_config(run)
-    experiment, state, metadata = restore_run(run, config, step)
+    check_numbers(seed, lags=lags, num_envs=num_envs, num_probes=num_probes)
+    config, experiment, trained, index, about = open_run(run, train_seed, step)
     memories = find_memories(experiment.agent)
-    index = choose_train_seed(state, config, train_seed)
-    # One checkpoint holds both: the newest parameters and the best so far.
-    trained = params_of_seed(state.best.params if step == "best" else state.learner.params, config, index)
     parameters = {"before": initial_params(config, experiment, index), "after": trained}
 
     play_key, probe_key = jax.random.split(jax.random.key(seed))
@@ -97,12 +88,7 @@ def inspect_run(
     reset = np.asarray(timesteps.reset)
     carry = jax.eval_shape(lambda: experiment.agent.initial_carry(1))
     result = {
-        "env": config.env.id,
-        "memory": config.memory.kind,
-        "checkpoint": step,
-        "update": metadata["update"],
-        "env_steps": metadata["env_steps"],
-        "train_seed": index,
+        **about,
         "inspection_seed": seed,
         "init_from": config.init_from,
         "lags": lags,

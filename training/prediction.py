@@ -20,10 +20,8 @@ from hippodrome.agents.dreamer.open_loop import Prediction, predict
 from hippodrome.envs import VectorEnv, environment_keys, flat_spaces
 
 from .checkpoint_files import write_json
-from .checks import MAX_SEED
-from .config import load_config
 from .errors import ConfigError, RunFolderError
-from .evaluation import CheckpointChoice, choose_train_seed, params_of_seed, restore_run
+from .evaluation import CheckpointChoice, check_numbers, open_run
 from .events import EventWriter
 from .inspection_picture import write_picture
 from .rollout import record
@@ -71,30 +69,18 @@ def predict_run(
         ConfigError: for another agent, or a number that breaks its rule.
         RunFolderError: if the folder cannot be written.
     """
-    for name, value in (("context", context), ("horizon", horizon), ("num_episodes", num_episodes)):
-        if value < 1:
-            raise ConfigError(f"{name}={value} must be at least 1")
-    if not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed={seed} must be from 0 to {MAX_SEED}")
-    config = load_config(run)
-    experiment, state, metadata = restore_run(run, config, step)
+    check_numbers(seed, context=context, horizon=horizon, num_episodes=num_episodes)
+    config, experiment, params, _, about = open_run(run, train_seed, step)
     agent = experiment.agent
     if not isinstance(agent, Dreamer):
         raise ConfigError(f"a {type(agent).__name__} has no world model; only that of dreamer predicts")
-    index = choose_train_seed(state, config, train_seed)
-    params = params_of_seed(state.best.params if step == "best" else state.learner.params, config, index)
     length = context + horizon
     envs = make_environment(config.env, num_steps=length)
     play_key, model_key = jax.random.split(jax.random.key(seed))
     steps, there = first_episodes(agent, envs, params, play_key, length=length, num_episodes=num_episodes)
     expected = jax.device_get(jax.jit(partial(predict, agent, context=context))(params, steps, model_key))
     result = {
-        "env": config.env.id,
-        "memory": config.memory.kind,
-        "checkpoint": step,
-        "update": metadata["update"],
-        "env_steps": metadata["env_steps"],
-        "train_seed": index,
+        **about,
         "seed": seed,
         "context": context,
         "horizon": horizon,
