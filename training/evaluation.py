@@ -54,14 +54,14 @@ class OpenRun(NamedTuple):
     Attributes:
         config, experiment: of the run.
         params: of one seed, at one checkpoint.
-        index: which of the vmapped seeds.
+        seed_index: which of the vmapped seeds.
         about: which checkpoint, as results of a look at it say: env, memory, checkpoint, update, env_steps, train_seed.
     """
 
     config: TrainConfig
     experiment: Experiment
     params: Any
-    index: int
+    seed_index: int
     about: dict[str, Any]
 
 
