@@ -97,7 +97,7 @@ class Dreamer:
         self.observation_space = observation_space
         self.action_space = action_space
         self.distribution = ActionDistribution(action_space)
-        self.bins = value_bins(config.value_bins)
+        self.bins = config.reward_unit * value_bins(config.value_bins)
         self.rssm = RSSM(
             build_memory(memory_config),
             groups=config.latent_groups,
@@ -218,7 +218,7 @@ class Dreamer:
         stride = config.imagination_stride
         start = config.gamma * (1.0 - batch.steps.terminal[stride - 1 :: stride].reshape(-1))
         low, high = state.return_low, state.return_high
-        scale = jnp.maximum(1.0, high - low)
+        scale = jnp.maximum(config.reward_unit, high - low)
         # The world model learns from replay alone: its heads' parameters are constants in imagination.
         frozen = {**jax.lax.stop_gradient(params), "actor": params["actor"], "critic": params["critic"]}
         losses, returns, behaviour_metrics = actor_critic_losses(

@@ -43,6 +43,7 @@ class DreamerConfig:
         Doc("beside the latent: the memory's output and its carry, the output, or the carry"),
     ] = "full"
     value_bins: Annotated[int, Doc("bins of reward and value, an odd number")] = 255
+    reward_unit: Annotated[float, Doc("the size of a reward that counts: the grain of bins and of advantages")] = 1.0
     free_nats: Annotated[float, Doc("a KL below this has no gradient")] = 1.0
     dynamics_coef: Annotated[float, Doc("weight of KL(sg(posterior), prior)")] = 1.0
     representation_coef: Annotated[float, Doc("weight of KL(posterior, sg(prior))")] = 0.1
@@ -80,12 +81,13 @@ class DreamerConfig:
             "slow_critic_coef", "replay_value_coef", "warmup_updates", "latent_coef", "bisimulation_coef",
             "barlow_coef",
         )  # fmt: skip
+        positive = ("train_ratio", "learning_rate", "gradient_clip", "reward_unit")
         errors = [
             f"{name}={getattr(self, name)} must be {rule}"
             for name, rule, holds in (
                 *((name, "at least 1", lambda v: v >= 1) for name in at_least_one),
                 *((name, "at least 0", lambda v: v >= 0) for name in not_negative),
-                *((name, "positive", lambda v: v > 0) for name in ("train_ratio", "learning_rate", "gradient_clip")),
+                *((name, "positive", lambda v: v > 0) for name in positive),
                 *((name, "between 0 and 1", lambda v: 0 <= v <= 1) for name in ("uniform_mix", "return_lambda")),
                 *(
                     (name, "above 0, at most 1", lambda v: 0 < v <= 1)

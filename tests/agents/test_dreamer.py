@@ -1,5 +1,6 @@
 """The agent as a whole: what it acts by is what it learns by, and how its losses are put together."""
 
+import dataclasses
 from functools import cache, partial
 
 import jax
@@ -12,9 +13,11 @@ from hippodrome.agents.distributions import ActionDistribution
 from hippodrome.agents.dreamer.actor import policy_parameters
 from hippodrome.agents.dreamer.behaviour import imagine, starting_points
 from hippodrome.agents.dreamer.open_loop import predict
+from hippodrome.agents.dreamer.twohot import two_hot_mean
 from hippodrome.agents.dreamer.world_model import Beliefs, world_model_losses
 from hippodrome.envs import Box, Dict, Discrete, MultiDiscrete, VectorEnv, environment_keys, make
 from hippodrome.memory import memory_config
+from hippodrome.memory.latents import gumbel_noise
 from hippodrome.memory.rssm import Latents, observe_in_chunks
 from hippodrome.training.rollout import record
 
@@ -151,12 +154,42 @@ def test_discrete_policies_are_mixed_with_the_uniform_one_and_gaussians_bounded(
     np.testing.assert_allclose(neutral, 0.1 + 0.9 / (1 + np.exp(-2.0)), rtol=1e-5)
 
 
-def test_predictions_with_everything_observed_are_the_beliefs_and_the_context_is_checked():
+def test_what_is_observed_is_predicted_from_the_beliefs_and_the_context_is_checked():
     agent, params, steps, _ = played("parallel")
     steps = jax.tree.map(lambda leaf: leaf[:5], steps)
     seen, rest = (predict(agent, params, steps, jax.random.key(0), context=x) for x in (4, 1))
+    noise = gumbel_noise(jax.random.split(jax.random.key(0))[0], agent.rssm.noise_shape(4, B))
+    embedding = agent.apply("encoder", params, steps.observation)
+    inputs = (embedding[:4], agent.encode_actions(steps.previous_action)[:4], steps.reset[:4], noise)
+    carry = agent.rssm.initial_carry((B,))
+    _, beliefs = agent.rssm.apply(params["rssm"], carry, *inputs, method="observe")
+    reward = two_hot_mean(agent.apply("reward", params, beliefs.features), agent.bins)
+    np.testing.assert_allclose(seen.reward[:4], reward, rtol=1e-5, atol=1e-6)
     assert rest.reward.shape == (5, B) and float(rest.continuation.max()) <= 1.0
     assert np.abs(np.asarray(seen.reward - rest.reward))[1:].max() > 0
     for context in (0, 5):
         with pytest.raises(ValueError, match=f"context={context} must be from 1 to 4"):
             predict(agent, params, steps, jax.random.key(0), context=context)
+
+
+def test_a_reward_unit_learns_small_rewards_as_the_same_rewards_made_large():
+    """Rewards of a quarter under a unit of a quarter: the same gradients, and values of a quarter."""
+    agent, params, steps, carries = played("parallel")
+    batch = ReplayBatch(jax.tree.map(lambda leaf: leaf[:T], steps), jax.tree.map(lambda leaf: leaf[0], carries))
+    config = dataclasses.replace(agent.config, reward_unit=0.25)
+    memory = memory_config("s5")(d_model=6, d_state=4, num_layers=1)
+    small = Dreamer(config, memory, agent.observation_space, agent.action_space)
+    quarter = dataclasses.replace(batch, steps=dataclasses.replace(batch.steps, reward=0.25 * batch.steps.reward))
+    state = agent.init(jax.random.key(0), B)
+    state = dataclasses.replace(state, params=params, return_high=jnp.asarray(3.0))
+    fourth = dataclasses.replace(state, return_high=0.25 * state.return_high)
+    learnt = [
+        jax.jit(who.learn)(start, window, jax.random.key(5))[:2]
+        for who, start, window in ((agent, state, batch), (small, fourth, quarter))
+    ]
+    (large, metrics), (tiny, small_metrics) = learnt
+    for left, right in zip(jax.tree.leaves(large.params), jax.tree.leaves(tiny.params), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
+    assert float(metrics["grad_norm"]) == pytest.approx(float(small_metrics["grad_norm"]), rel=1e-4)
+    assert float(small_metrics["value"]) == pytest.approx(0.25 * float(metrics["value"]), rel=1e-3)
+    assert float(small_metrics["advantage_scale"]) == 0.75
