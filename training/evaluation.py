@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -170,19 +171,19 @@ def evaluate_state(
         params = jax.tree.map(lambda leaf: leaf[None], params)
     failed = np.atleast_1d(np.asarray(state.failed_update)) >= 0
 
-    def play(deterministic: bool) -> Callable:
-        def one_seed(params):
-            return agent_episodes(
-                experiment.agent, envs, params, key, num_episodes=episodes, deterministic=deterministic
-            )
-
-        # Seeds in turn: a vmapped while_loop would run every seed to the end of the slowest.
-        return jax.jit(lambda params: jax.lax.map(one_seed, params))
-
-    deterministic, sampled = play(True)(params), play(False)(params)
+    deterministic, sampled = (_play(experiment.agent, envs, params, key, episodes, choice) for choice in (True, False))
     failed_seeds = [int(each) for each in np.flatnonzero(failed)]
     summary = _result(deterministic, sampled, envs, episodes, failed_seeds, config.seed)
     return {"env": config.env.id, "checkpoint": step, **summary}
+
+
+@partial(jax.jit, static_argnums=(0, 1, 4, 5))
+def _play(agent: Any, envs: Any, params: Any, key: jax.Array, episodes: int, deterministic: bool) -> tuple:
+    def one_seed(params):
+        return agent_episodes(agent, envs, params, key, num_episodes=episodes, deterministic=deterministic)
+
+    # Seeds in turn: a vmapped while_loop would run every seed to the end of the slowest.
+    return jax.lax.map(one_seed, params)
 
 
 def restore_run(

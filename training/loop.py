@@ -119,6 +119,8 @@ class _Run:
         self.update = 0
         self.wall_time = 0.0
         self.failed: set[int] = set()
+        # Of the whole run: what plays in them is compiled once.
+        self._evaluation_envs = make_environment(config.env, num_steps=1)
         self._best_score = -np.inf
         self._last_return: float | None = None
         self._saved_update = -1
@@ -204,9 +206,10 @@ class _Run:
         console.print(f"run folder: {self.folder}", highlight=False, soft_wrap=True)
 
     def _evaluation(self) -> dict[str, Any]:
-        envs = make_environment(self.config.env, num_steps=1)
         key = jax.random.key(self.config.evaluation.seed)
-        result = evaluate_state(self.experiment, envs, self.state, self.config, key, self.config.evaluation.episodes)
+        result = evaluate_state(
+            self.experiment, self._evaluation_envs, self.state, self.config, key, self.config.evaluation.episodes
+        )
         return {**result, "update": self.update, "evaluation_seed": self.config.evaluation.seed}
 
     def _evaluate_now(self, writer: MetricsWriter, last: bool) -> None:

@@ -18,6 +18,7 @@ from hippodrome.training import load_policy, train
 from hippodrome.training.checkpoint import Checkpointer
 from hippodrome.training.config import load_config
 from hippodrome.training.errors import ConfigError, RunFolderError, TrainingError, TrainingInterrupted
+from hippodrome.training.evaluation import _play
 from hippodrome.training.metrics import read_metrics, summarize_updates
 from hippodrome.training.step import initial_state, make_experiment, state_template
 from tests.tiny import tiny_config, tiny_flags
@@ -45,6 +46,17 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "finished"
     config = tiny_config(**QUICK)
     return train(config, run_dir=folder, command=["hippodrome", "train"]), config
+
+
+def test_evaluations_while_training_are_logged_and_compiled_once(tmp_path):
+    before = _play._cache_size()
+    config = tiny_config(evaluation__every_updates=1, evaluation__episodes=4, total_env_steps=64 * 3)
+    run = train(config, run_dir=tmp_path / "run")
+    rows = [row for row in read_metrics(run) if "evaluation_return" in row]
+    # After the last update the run is evaluated into evaluation.json.
+    assert [row["update"] for row in rows] == [1, 2]
+    assert all(-1.0 <= row[name] <= 1.0 for row in rows for name in ("evaluation_return", "evaluation_return_sampled"))
+    assert _play._cache_size() - before == 2  # deterministic and sampled
 
 
 def test_run_folder_holds_everything(finished):
