@@ -204,7 +204,7 @@ def count_parameters(cell: Cell) -> int:
 def table(group: str, seeds: list[int], root: Path) -> str:
     """What has been measured of a group so far."""
     lines = [
-        "| Task | Agent | Parameters | Env steps | Return (interval) | Each seed | Sampled | Solved at | Training (s) |",
+        "| Task | Agent | Parameters | Env steps | Return (interval) | Each seed | Sampled | Solved at | Time (s) |",
         "|---|---|---:|---:|---:|---|---:|---|---:|",
     ]
     for cell in GROUPS[group]:

@@ -30,7 +30,7 @@ from .config import DreamerConfig
 from .networks import Decoder, Encoder, Head, observation_problems
 from .optimizer import laprop
 from .twohot import two_hot_mean, value_bins
-from .world_model import observe_window, world_model_losses
+from .world_model import weighted_sum, world_model_loss
 
 
 @struct.dataclass
@@ -186,7 +186,10 @@ class Dreamer:
         self, state: DreamerState, batch: ReplayBatch, key: Key[Array, ""]
     ) -> tuple[DreamerState, dict[str, Float[Array, ""]], Feedback]:
         """One update of everything from replayed windows; what replay is to keep of it comes beside."""
-        grads, (metrics, feedback, returns) = jax.grad(self._loss, has_aux=True)(state.params, state, batch, key)
+        reward_range = self._reward_range(state, batch)
+        grads, (metrics, feedback, returns) = jax.grad(self._loss, has_aux=True)(
+            state.params, state, reward_range, batch, key
+        )
         grads, metrics = pmean((grads, metrics), self.axis_name)
         metrics["grad_norm"] = optax.tree.norm(grads)
         updates, optimizer = self.optimizer.update(grads, state.optimizer, state.params)
@@ -200,19 +203,17 @@ class Dreamer:
             optimizer=optimizer,
             return_low=low,
             return_high=high,
-            reward_range=self._reward_range(state, batch),
+            reward_range=reward_range,
             updates=state.updates + 1,
         )
         return state, metrics, feedback
 
-    def _loss(self, params, state, batch, key):
+    def _loss(self, params, state, reward_range, batch, key):
         config = self.config
-        observe_key, pair_key, imagine_key = jax.random.split(key, 3)
-        beliefs = observe_window(self, params, state.target, batch, observe_key)
-        model_losses, metrics = world_model_losses(
-            self, params, state.target, self._reward_range(state, batch), batch, beliefs, pair_key
+        model_key, imagine_key = jax.random.split(key)
+        model_loss, (model_losses, metrics, beliefs) = world_model_loss(
+            self, params, state.target, reward_range, batch, model_key
         )
-
         carry, deter = starting_points(self, beliefs)
         imagined = imagine(self, params, carry, deter, imagine_key)
         stride = config.imagination_stride
@@ -225,21 +226,10 @@ class Dreamer:
             self, frozen, state.slow_critic, scale, imagined, start
         )
         replay_critic = replay_critic_loss(self, params, state.slow_critic, beliefs, batch.steps, returns)
-        weights = {
-            "dynamics": config.dynamics_coef,
-            "representation": config.representation_coef,
-            "reconstruction": config.reconstruction_coef,
-            "replay_critic": config.replay_value_coef,
-            "latent": config.latent_coef,
-            "bisimulation": config.bisimulation_coef,
-            "barlow": config.barlow_coef,
-        }
-        terms = {**model_losses, **losses, "replay_critic": replay_critic}
-        means = {name: term.mean() for name, term in terms.items()}
-        total = jnp.asarray(sum(weights.get(name, 1.0) * mean for name, mean in means.items()))
+        means = {name: term.mean() for name, term in {**model_losses, **losses, "replay_critic": replay_critic}.items()}
+        total = model_loss + means["actor"] + means["critic"] + config.replay_value_coef * means["replay_critic"]
         metrics |= {f"{name}_loss": mean for name, mean in means.items()} | behaviour_metrics | {"loss": total}
-        weighted = [weights.get(name, 1.0) * term for name, term in model_losses.items()]
-        priority = jnp.stack(weighted).sum(0).mean(0)
+        priority = weighted_sum(config, model_losses).mean(0)
         return total, (metrics, self._feedback(beliefs, priority), returns)
 
     def _feedback(self, beliefs, priority) -> Feedback:

@@ -40,6 +40,42 @@ class Beliefs(NamedTuple):
         return jnp.concatenate([self.latents.deter, self.raw_stoch], axis=-1)
 
 
+def world_model_loss(
+    agent: Any,
+    params: Any,
+    target: Any,
+    reward_range: tuple[Array, Array],
+    batch: ReplayBatch,
+    key: Key[Array, ""],
+) -> tuple[Float[Array, ""], tuple[dict[str, Float[Array, "L N"]], dict[str, Float[Array, ""]], Beliefs]]:
+    """The mean of the weighted terms; beside it the terms as they are, what is measured, and the beliefs.
+
+    Args:
+        agent, params: whose.
+        target: averaged variables; () where none are kept.
+        reward_range: the smallest and the largest reward replayed so far.
+        batch: the windows.
+        key: of latents, masks and pairs.
+    """
+    observe_key, pair_key = jax.random.split(key)
+    beliefs = observe_window(agent, params, target, batch, observe_key)
+    losses, metrics = world_model_losses(agent, params, target, reward_range, batch, beliefs, pair_key)
+    return weighted_sum(agent.config, losses).mean(), (losses, metrics, beliefs)
+
+
+def weighted_sum(config: Any, losses: dict[str, Float[Array, "L N"]]) -> Float[Array, "L N"]:
+    """The terms of the world model's loss by their coefficients."""
+    weights = {
+        "dynamics": config.dynamics_coef,
+        "representation": config.representation_coef,
+        "reconstruction": config.reconstruction_coef,
+        "latent": config.latent_coef,
+        "bisimulation": config.bisimulation_coef,
+        "barlow": config.barlow_coef,
+    }
+    return jnp.stack([weights.get(name, 1.0) * term for name, term in losses.items()]).sum(0)
+
+
 def observe_window(agent: Any, params: Any, target: Any, batch: ReplayBatch, key: Key[Array, ""]) -> Beliefs:
     """Encode the window, masked where configured, and run the recurrent state-space model over it.
 
