@@ -47,6 +47,7 @@ class DreamerConfig:
     free_nats: Annotated[float, Doc("a KL below this has no gradient")] = 1.0
     dynamics_coef: Annotated[float, Doc("weight of KL(sg(posterior), prior)")] = 1.0
     representation_coef: Annotated[float, Doc("weight of KL(posterior, sg(prior))")] = 0.1
+    reward_coef: Annotated[float, Doc("weight of the reward's loss; where rewards are rare, large")] = 1.0
     reconstruction_coef: Annotated[float, Doc("weight of the decoder's loss")] = 1.0
     mask_ratio: Annotated[float, Doc("share of the pictures hidden from the world model while it learns")] = 0.0
     mask_patch: Annotated[int, Doc("pixels of a side of a hidden patch")] = 10
@@ -77,7 +78,7 @@ class DreamerConfig:
         )  # fmt: skip
         not_negative = (
             "priority_exponent", "encoder_layers", "decoder_layers", "reward_layers", "actor_layers", "critic_layers",
-            "free_nats", "dynamics_coef", "representation_coef", "reconstruction_coef", "entropy_coef",
+            "free_nats", "reward_coef", "dynamics_coef", "representation_coef", "reconstruction_coef", "entropy_coef",
             "slow_critic_coef", "replay_value_coef", "warmup_updates", "latent_coef", "bisimulation_coef",
             "barlow_coef",
         )  # fmt: skip

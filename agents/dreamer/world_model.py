@@ -68,6 +68,7 @@ def weighted_sum(config: Any, losses: dict[str, Float[Array, "L N"]]) -> Float[A
     weights = {
         "dynamics": config.dynamics_coef,
         "representation": config.representation_coef,
+        "reward": config.reward_coef,
         "reconstruction": config.reconstruction_coef,
         "latent": config.latent_coef,
         "bisimulation": config.bisimulation_coef,
