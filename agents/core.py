@@ -101,7 +101,12 @@ class Feedback:
 
 
 class Agent(Protocol):
-    """What training, evaluation and deployment need of an agent. All methods are pure."""
+    """What training, evaluation and deployment need of an agent. All methods are pure.
+
+    Beside them, an agent whose state holds more that follows from its parameters has `with_params(state, params)`: a
+    fresh state that begins with the parameters given. `shape_fields` names the fields of its configuration that decide
+    their shapes.
+    """
 
     def init(self, key: Key[Array, ""], num_envs: int) -> Any:
         """The learner's state: parameters (in `state.params`), optimiser, statistics, and per-environment parts."""

@@ -132,6 +132,8 @@ class PPO:
             process where `axis_name` is given.
     """
 
+    shape_fields = ("encoder_sizes", "head_sizes", "share_memory", "inputs")
+
     def __init__(
         self,
         config: PPOConfig,

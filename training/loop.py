@@ -1,6 +1,5 @@
 """`train`: the loop around the train step, with its run folder, log, checkpoints, interruption and resumption."""
 
-import dataclasses
 import signal
 import sys
 import time
@@ -14,7 +13,8 @@ from .checks import check_config
 from .config import TrainConfig, config_differences, load_config, save_config
 from .curve import draw_learning_curve
 from .errors import ConfigError, RunFolderError, TrainingError, TrainingInterrupted
-from .evaluation import evaluate_state, evaluation_table, load_policy, save_evaluation
+from .evaluation import evaluate_state, evaluation_table, save_evaluation
+from .given import begin_with, given_params
 from .interrupt import interrupt_flag
 from .metrics import MetricsWriter, summarize_updates
 from .progress import ProgressBar, Stopwatch, table_console
@@ -41,9 +41,6 @@ RESUMABLE_FIELDS = (
     "num_devices",
     "import_modules",
 )
-
-# What decides the shapes of the parameters.
-SHAPE_FIELDS = ("memory.", "env.id", "agent.encoder_sizes", "agent.head_sizes", "agent.share_memory", "agent.inputs")
 
 
 def train(
@@ -75,7 +72,7 @@ def train(
     experiment = make_experiment(config)
     given = None
     if resume is None and config.init_from is not None:
-        given = _given_params(Path(config.init_from), config, experiment)
+        given = given_params(config, experiment)
     run = _Run(config, experiment, _folder(config, run_dir, resume))
     try:
         save_config(config, run.folder / "config.yaml")
@@ -130,9 +127,7 @@ class _Run:
         """The initial state, with the parameters given, if any."""
         state = jax.jit(lambda: initial_state(self.experiment, self.config))()
         if params is not None:
-            # A copy for the best ones: the train step takes over the buffers of its argument, each of them once.
-            best = dataclasses.replace(state.best, params=jax.tree.map(jax.numpy.copy, params))
-            state = dataclasses.replace(state, learner=dataclasses.replace(state.learner, params=params), best=best)
+            state = begin_with(self.experiment.agent, state, params)
         self.state = self.experiment.place(state)
 
     def restore(self) -> None:
@@ -299,24 +294,6 @@ def _require_same_config(config: TrainConfig, run: Path) -> None:
             f"{run} was trained with another configuration, so it cannot be resumed with this one:\n{listing}\n"
             "Leave these as they were, or begin a new run with --init-from"
         )
-
-
-def _given_params(source: Path, config: TrainConfig, experiment: Experiment) -> Any:
-    """The parameters of the run `source`, the same in every seed; an error before anything is made or compiled."""
-    if not (source / "config.yaml").is_file():
-        raise ConfigError(f"init_from={config.init_from}: there is no run folder of that name (no config.yaml in it)")
-    expected = state_template(experiment, config).learner.params
-    seeds = (config.num_seeds,) if config.num_seeds > 1 else ()
-    params = jax.tree.map(lambda leaf: jax.numpy.broadcast_to(leaf, (*seeds, *leaf.shape)), load_policy(source).params)
-    if _shapes(params) != _shapes(expected):
-        differences = config_differences(config, load_config(source), names=("here", "in the run"))
-        listing = [line for line in differences if line.startswith(SHAPE_FIELDS)]
-        raise ConfigError("\n  - ".join([f"init_from={config.init_from} has parameters of other shapes:", *listing]))
-    return params
-
-
-def _shapes(tree: Any) -> tuple:
-    return jax.tree.structure(tree), [leaf.shape for leaf in jax.tree.leaves(tree)]
 
 
 def _best_score(state: TrainState) -> float:

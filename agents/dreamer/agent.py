@@ -4,6 +4,7 @@ Legend: `L` steps of a window, `N` windows, `B` environments, `K` steps between 
 2023 (DreamerV3); Samsami et al. 2024 (R2I) for state-space memories with parallel posteriors.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -20,14 +21,13 @@ from hippodrome.agents.networks import encode_action, encoded_width
 from hippodrome.agents.normalization import pmean
 from hippodrome.envs import Timestep, flat_spaces
 from hippodrome.memory import build_memory
-from hippodrome.memory.core import Dense
 from hippodrome.memory.latents import gumbel_noise
 from hippodrome.memory.rssm import RSSM, RSSMCarry, memory_view
 
 from .actor import policy_parameters
 from .behaviour import actor_critic_losses, imagine, percentile_range, replay_critic_loss, starting_points
-from .config import DreamerConfig
-from .networks import Decoder, Encoder, Head, observation_problems
+from .config import SHAPE_FIELDS, DreamerConfig
+from .networks import build_modules, observation_problems
 from .optimizer import laprop
 from .twohot import two_hot_mean, value_bins
 from .world_model import weighted_sum, world_model_loss
@@ -76,6 +76,7 @@ class Dreamer:
     """
 
     learns_from_replay = True
+    shape_fields = SHAPE_FIELDS
 
     def __init__(
         self,
@@ -106,22 +107,8 @@ class Dreamer:
             posterior=config.posterior,
             mix=config.uniform_mix,
         )
-        coders = {"space": observation_space, "depth": config.image_depth, "units": config.units}
         num_outputs = self.distribution.num_outputs + self.distribution.num_log_stds
-        bins, units = config.value_bins, config.units
-        self.modules = {
-            "encoder": Encoder(**coders, layers=config.encoder_layers),
-            "reward": Head(bins, units, config.reward_layers, gain=0.0),
-            "continuation": Head(1, units, config.reward_layers),
-            "actor": Head(num_outputs, units, config.actor_layers, gain=0.01),
-            "critic": Head(bins, units, config.critic_layers, gain=0.0),
-        }
-        if config.reconstruction_coef:
-            self.modules["decoder"] = Decoder(**coders, layers=config.decoder_layers)
-        if config.latent_coef or config.barlow_coef:
-            self.modules["projection"] = Dense(config.projection_size)
-        if config.barlow_coef:
-            self.modules["embedding_projection"] = Dense(config.projection_size)
+        self.modules = build_modules(config, observation_space, num_outputs)
         self.optimizer = laprop(config.learning_rate, config.warmup_updates, config.gradient_clip)
         self._action_leaves = flat_spaces(action_space)
         self._action_width = sum(map(encoded_width, self._action_leaves))
@@ -153,6 +140,15 @@ class Dreamer:
             return_high=jnp.zeros(()),
             reward_range=(jnp.full((), jnp.inf), jnp.full((), -jnp.inf)),
             updates=jnp.zeros((), jnp.int32),
+        )
+
+    def with_params(self, state: DreamerState, params: dict[str, Any]) -> DreamerState:
+        """A fresh state with other parameters: the averages of critic, encoder and rssm begin at them too."""
+        return dataclasses.replace(
+            state,
+            params=params,
+            slow_critic=jax.tree.map(jnp.copy, params["critic"]),
+            target=jax.tree.map(jnp.copy, self._averaged(params)),
         )
 
     def initial_carry(self, num_envs: int) -> RSSMCarry:

@@ -5,6 +5,13 @@ from typing import Annotated, Literal
 
 from typing_extensions import Doc
 
+# The fields that decide the shapes of the parameters.
+SHAPE_FIELDS = (
+    "posterior", "latent_groups", "latent_classes", "hidden", "image_depth", "units", "encoder_layers",
+    "decoder_layers", "reward_layers", "actor_layers", "critic_layers", "actor_input", "value_bins",
+    "reconstruction_coef", "latent_coef", "barlow_coef", "projection_size",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class DreamerConfig:

@@ -16,6 +16,7 @@ from hippodrome.envs import Box, Discrete, MultiDiscrete, flat_spaces
 from hippodrome.memory.core import Dense
 from hippodrome.memory.rssm import NormMLP
 
+from .config import DreamerConfig
 from .twohot import symlog
 
 _SMALLEST = 4
@@ -181,6 +182,32 @@ class Head(nn.Module):
         init = nn.initializers.variance_scaling(self.gain**2, "fan_in", "truncated_normal")
         kernel_init = init if self.gain else nn.initializers.zeros
         return nn.Dense(self.outputs, kernel_init=kernel_init, name="out")(x).astype(jnp.float32)
+
+
+def build_modules(config: DreamerConfig, observation_space: Any, num_outputs: int) -> dict[str, nn.Module]:
+    """Every module but the recurrent state-space model, by name; what no loss needs is left out.
+
+    Args:
+        config: widths, and weights of the losses.
+        observation_space: of encoder and decoder.
+        num_outputs: of the actor.
+    """
+    coders = {"space": observation_space, "depth": config.image_depth, "units": config.units}
+    bins, units = config.value_bins, config.units
+    modules: dict[str, nn.Module] = {
+        "encoder": Encoder(**coders, layers=config.encoder_layers),
+        "reward": Head(bins, units, config.reward_layers, gain=0.0),
+        "continuation": Head(1, units, config.reward_layers),
+        "actor": Head(num_outputs, units, config.actor_layers, gain=0.01),
+        "critic": Head(bins, units, config.critic_layers, gain=0.0),
+    }
+    if config.reconstruction_coef:
+        modules["decoder"] = Decoder(**coders, layers=config.decoder_layers)
+    if config.latent_coef or config.barlow_coef:
+        modules["projection"] = Dense(config.projection_size)
+    if config.barlow_coef:
+        modules["embedding_projection"] = Dense(config.projection_size)
+    return modules
 
 
 def _encode_vector(space: Any, value: Array) -> Array:

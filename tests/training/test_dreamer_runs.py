@@ -14,6 +14,7 @@ from hippodrome.envs import Box, Dict, Discrete, Environment, EnvParams, EnvStat
 from hippodrome.training import evaluate, load_policy, train
 from hippodrome.training.config import load_config
 from hippodrome.training.errors import CheckpointError, ConfigError
+from hippodrome.training.given import begin_with, given_params
 from hippodrome.training.metrics import read_metrics
 from hippodrome.training.prediction import predict_run
 from hippodrome.training.run_checkpoint import RunCheckpoints
@@ -208,3 +209,36 @@ def test_bad_hyper_parameters_are_named(flags, message):
 def test_without_its_loss_there_is_no_decoder():
     agent = make_experiment(tiny("--agent.reconstruction-coef", "0", "--agent.barlow-coef", "1")).agent
     assert "decoder" not in jax.eval_shape(lambda: agent.init(jax.random.key(0), 4)).params
+
+
+def test_init_from_begins_the_averages_at_the_parameters_too(finished):
+    """The slow critic and the averaged branch follow from the parameters; those of a fresh agent would pull back."""
+    run, config = finished
+    given = load_policy(run).params
+    flags = ["--init-from", str(run), "--seed", "7", "--agent.latent-coef", "0", "--agent.bisimulation-coef", "1"]
+    config = tiny(*flags)
+    experiment = make_experiment(config)
+    state = begin_with(experiment.agent, initial_state(experiment, config), given_params(config, experiment))
+    learner = state.learner
+    for found, expected in (
+        (learner.params, given),
+        (state.best.params, given),
+        (learner.slow_critic, given["critic"]),
+        (learner.target, {name: given[name] for name in ("encoder", "rssm")}),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    # The train step takes over the buffers of its argument, each of them once.
+    all_of_them = learner.params, learner.slow_critic, learner.target, state.best.params
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(all_of_them)]
+    assert len(set(buffers)) == len(buffers)
+
+
+def test_init_from_other_shapes_names_the_fields_of_the_agent(finished):
+    run, _ = finished
+    config = tiny("--init-from", str(run), "--agent.units", "16", "--agent.value-bins", "9", "--agent.train-ratio", "1")
+    with pytest.raises(ConfigError) as refused:
+        given_params(config, make_experiment(config))
+    assert str(refused.value).splitlines()[1:] == [
+        "  - agent.units: 16 here, 8 in the run",
+        "  - agent.value_bins: 9 here, 11 in the run",
+    ]

@@ -1,0 +1,49 @@
+"""What a run begins with that another one learnt: its parameters."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .config import TrainConfig, config_differences, load_config
+from .errors import ConfigError
+from .evaluation import load_policy
+from .step import Experiment, TrainState, state_template
+
+# What decides the shapes of the parameters, whoever the agent; `shape_fields` of an agent adds its own.
+_SHAPE_FIELDS = ("memory.", "env.id", "env.kwargs", "env.params", "agent.kind")
+
+
+def given_params(config: TrainConfig, experiment: Experiment) -> Any:
+    """The parameters of the run that `init_from` names, the same in every seed.
+
+    Raises:
+        ConfigError: if there is no such run, or its parameters have other shapes, with the fields that differ.
+    """
+    source = Path(str(config.init_from))
+    if not (source / "config.yaml").is_file():
+        raise ConfigError(f"init_from={config.init_from}: there is no run folder of that name (no config.yaml in it)")
+    expected = state_template(experiment, config).learner.params
+    seeds = (config.num_seeds,) if config.num_seeds > 1 else ()
+    params = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*seeds, *leaf.shape)), load_policy(source).params)
+    if _shapes(params) != _shapes(expected):
+        fields = (*_SHAPE_FIELDS, *(f"agent.{name}" for name in getattr(experiment.agent, "shape_fields", ())))
+        differences = config_differences(config, load_config(source), names=("here", "in the run"))
+        listing = [line for line in differences if line.startswith(fields)]
+        raise ConfigError("\n  - ".join([f"init_from={config.init_from} has parameters of other shapes:", *listing]))
+    return params
+
+
+def begin_with(agent: Any, state: TrainState, params: Any) -> TrainState:
+    """A state that has learnt nothing yet, with the parameters given; see `Agent` for `with_params`."""
+    # A copy for the best ones: the train step takes over the buffers of its argument, each of them once.
+    best = dataclasses.replace(state.best, params=jax.tree.map(jnp.copy, params))
+    if hasattr(agent, "with_params"):
+        return dataclasses.replace(state, learner=agent.with_params(state.learner, params), best=best)
+    return dataclasses.replace(state, learner=dataclasses.replace(state.learner, params=params), best=best)
+
+
+def _shapes(tree: Any) -> tuple:
+    return jax.tree.structure(tree), [leaf.shape for leaf in jax.tree.leaves(tree)]
