@@ -3,6 +3,7 @@
 Legend: `B` environments.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,7 @@ def replay_buffer(config: Any) -> ReplayBuffer:
     Raises:
         ConfigError: if an environment's share cannot hold a window, or one rollout; for several devices.
     """
-    for name in ("num_devices", "num_shards"):
-        if getattr(config, name) > 1:
-            raise ConfigError(
-                f"{name}={getattr(config, name)} must be 1 with agent.kind={config.agent.kind}: replay lies on one "
-                "device, so far"
-            )
+    require_one_device(config)
     agent, num_envs = config.agent, config.env.num_envs
     every, share = agent.carry_steps, agent.replay_capacity // num_envs
     # A rollout adds two steps for each one taken where every episode is one step long.
@@ -54,25 +50,63 @@ def replay_buffer(config: Any) -> ReplayBuffer:
     )
 
 
+def require_one_device(config: Any) -> None:
+    """Raise ConfigError where replay is asked for on several devices."""
+    for name in ("num_devices", "num_shards"):
+        if getattr(config, name) > 1:
+            raise ConfigError(
+                f"{name}={getattr(config, name)} must be 1 with agent.kind={config.agent.kind}: replay lies on one "
+                "device, so far"
+            )
+
+
 def check_replay_memory(config: Any, buffer: ReplayBuffer, agent: Any, envs: VectorEnv) -> None:
-    """Raise ConfigError if the replay does not fit into this machine's free memory; names the size that does."""
+    """Raise ConfigError if replay, and a rollout before it is added to it, do not fit into this machine's free memory.
+
+    A rollout holds two steps and the carry before each for every one taken (see `rollout.record`).
+    """
     num_envs = config.env.num_envs
 
     def one() -> Any:
         state = envs.reset(environment_keys(jax.random.key(0), 0, num_envs))
         return replay_step(state.timestep), agent.initial_carry(num_envs)
 
-    steps, carries = buffer.nbytes(*jax.eval_shape(one))
-    needed, free = config.num_seeds * (steps + carries), free_memory()
+    step, carry = jax.eval_shape(one)
+    steps, carries = buffer.nbytes(step, carry)
+    rollout = 2 * config.agent.num_steps * (tree_bytes(step) + tree_bytes(carry))
+    parts = {
+        "for steps": config.num_seeds * steps,
+        f"for the carries stored every {buffer.carry_every} steps": config.num_seeds * carries,
+        f"for a rollout of agent.num_steps={config.agent.num_steps}": config.num_seeds * rollout,
+    }
+    left = (free_memory() or 0) - config.num_seeds * rollout
+    fits = max(0, int(config.agent.replay_capacity * left / (config.num_seeds * (steps + carries))))
+    require_memory(
+        f"agent.replay_capacity={config.agent.replay_capacity}",
+        parts,
+        f"about {fits} steps fit; lower it, or agent.num_steps, or store carries less often with a larger "
+        "agent.carry_every",
+    )
+
+
+def require_memory(what: str, parts: dict[str, int], remedy: str) -> None:
+    """Raise ConfigError unless this machine has the memory free.
+
+    Args:
+        what: needs it: a field and its value.
+        parts: bytes by what they are for.
+        remedy: what to do otherwise.
+    """
+    needed, free = sum(parts.values()), free_memory()
     if free is None or needed <= free:
         return
-    fits = int(config.agent.replay_capacity * free / needed)
-    raise ConfigError(
-        f"agent.replay_capacity={config.agent.replay_capacity} needs {_gigabytes(needed)} GB "
-        f"({_gigabytes(config.num_seeds * steps)} for steps, {_gigabytes(config.num_seeds * carries)} for the carries "
-        f"stored every {buffer.carry_every} steps), but {_gigabytes(free)} GB are free: about {fits} steps fit; lower "
-        "it, or store carries less often with a larger agent.carry_every"
-    )
+    listing = ", ".join(f"{_gigabytes(number)} {name}" for name, number in parts.items())
+    raise ConfigError(f"{what} needs {_gigabytes(needed)} GB ({listing}), but {_gigabytes(free)} GB are free: {remedy}")
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of arrays, or of what only has their shapes and types."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def free_memory() -> int | None:
