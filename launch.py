@@ -1,4 +1,4 @@
-"""The command line: `hippodrome train`, `evaluate`, `inspect`, `predict`, `suite`, `bench`, `list`; see `--help`."""
+"""The command line: `hippodrome COMMAND ...`; `hippodrome --help` lists the commands."""
 
 import argparse
 import difflib
@@ -18,6 +18,7 @@ commands:
   evaluate   play episodes with a trained agent, or with your own policy
   inspect    look inside a run's memory: eigenvalues, time constants, how far back, size
   predict    let a run's world model foresee episodes: errors by step, pictures, a GIF
+  record     write episodes of a run's policy, or of random actions, to a file to learn from
   suite      train and score one agent per environment of a suite
   bench      compare memories on sequence tasks of seconds
   list       show the environments, memories, agents, configs and suites there are
@@ -29,6 +30,8 @@ examples:
   hippodrome train --resume runs/mine
   hippodrome evaluate runs/mine --episodes 512
   hippodrome inspect runs/mine --lags 200
+  hippodrome record runs/mine --episodes 512 --out mine.npz
+  hippodrome train dreamer --dataset mine.npz
   hippodrome suite popgym-easy --total-env-steps 1e6
   hippodrome bench memory s5 mamba gru --probes parity induction
   hippodrome list envs --json
@@ -86,6 +89,7 @@ def _dispatch(arguments: list[str]) -> int:
         "evaluate": _evaluate,
         "inspect": _inspect,
         "predict": _predict,
+        "record": _record,
         "suite": _suite,
         "bench": _bench,
         "list": _list,
@@ -213,6 +217,29 @@ def _predict(arguments: list[str]) -> int:
     return 0
 
 
+def _record(arguments: list[str]) -> int:
+    parser = _look_parser(
+        "hippodrome record",
+        "Play whole episodes and write them to a file that `hippodrome train dreamer --dataset FILE` learns from; "
+        "docs/world_models.md describes it.",
+    )
+    parser.add_argument("--out", metavar="FILE", required=True, help="the file to make, .npz")
+    parser.add_argument("--episodes", type=int, default=256, help="episodes, each in its own environment (%(default)s)")
+    parser.add_argument("--deterministic", action="store_true", help="the most likely actions, not sampled ones")
+    parser.add_argument(
+        "--random", action="store_true", help="random actions; RUN may then be an environment's id or a configuration"
+    )
+    known, chosen = _look_arguments(parser, arguments, ("episodes",))
+    if known.random and known.deterministic:
+        parser.error("--random and --deterministic exclude each other")
+    from hippodrome.training.recording import record_episodes, recording_table
+
+    ways = {"random": known.random, "deterministic": known.deterministic}
+    result = record_episodes(known.run, known.out, episodes=known.episodes, **ways, **chosen)
+    _print_result(result, known.json, recording_table)
+    return 0
+
+
 def _look_parser(prog: str, description: str) -> argparse.ArgumentParser:
     """The options of commands that look at a checkpoint of a run."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
@@ -239,7 +266,7 @@ def _look_arguments(
         parser.error(f"--step {known.step!r} must be best, last or the number of a checkpoint")
     if known.train_seed != "best" and not known.train_seed.isdecimal():
         parser.error(f"--train-seed {known.train_seed!r} must be best or the number of a seed, from 0 on")
-    if not Path(known.run).is_dir():
+    if not Path(known.run).is_dir() and not getattr(known, "random", False):
         parser.error(f"there is no run folder {known.run!r}")
     from hippodrome.training.plugins import load_plugins
 

@@ -180,6 +180,11 @@ def agent_config(kind: str) -> type:
     return _AGENTS[kind].config
 
 
+def agent_learns_from_replay(kind: str) -> bool:
+    """Whether a registered agent takes windows of replay and not rollouts."""
+    return getattr(_AGENTS[kind].build, "learns_from_replay", False)
+
+
 def make_agent(config: Any, memory_config: Any, observation_space: Any, action_space: Any, **options: Any) -> Agent:
     """The agent of a configuration, over a memory and the spaces of an environment."""
     return _AGENTS[config.kind].build(config, memory_config, observation_space, action_space, **options)

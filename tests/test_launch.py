@@ -162,7 +162,7 @@ def test_list_shows_what_imported_packages_register(tmp_path, monkeypatch, capsy
 
 
 def test_every_command_has_help(capsys):
-    for arguments in ([], ["train"], ["evaluate"], ["suite"], ["suite", "popgym-easy"], ["list"]):
+    for arguments in ([], ["train"], ["evaluate"], ["record"], ["suite"], ["suite", "popgym-easy"], ["list"]):
         assert main([*arguments, "--help"]) == 0, arguments
         text = capsys.readouterr().out
         assert "hippodrome" in text and len(text) > 100, arguments

@@ -145,6 +145,8 @@ def test_the_commands_of_the_readme_are_understood(tmp_path, monkeypatch, capsys
     monkeypatch.setattr("hippodrome.training.inspection.inspection_table", lambda _: "")
     monkeypatch.setattr("hippodrome.training.prediction.predict_run", lambda *_, **__: {})
     monkeypatch.setattr("hippodrome.training.prediction.prediction_table", lambda _: "")
+    monkeypatch.setattr("hippodrome.training.recording.record_episodes", lambda *_, **__: {})
+    monkeypatch.setattr("hippodrome.training.recording.recording_table", lambda _: "")
     monkeypatch.setattr(suite, "run_suite", lambda name, *_, **__: suite.read_suite(name))
     for command in commands(ROOT / "README.md"):
         words = shlex.split(command)

@@ -1,8 +1,9 @@
-"""What one training step does: act, and learn from the rollout itself or from replay.
+"""What one training step does: act, and learn from the rollout itself or from replay; or learn from a data set.
 
 Legend: `T` steps of a rollout, `B` environments (of this device).
 """
 
+import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -14,7 +15,7 @@ from jaxtyping import Array, Key
 from hippodrome.agents import Agent
 from hippodrome.envs import Outcome, VectorEnv
 
-from .replay import ReplayBuffer
+from .replay import Replay, ReplayBuffer
 from .rollout import collect, record
 
 # From the training state, two keys and the global index of the first environment: the fields of the state that change,
@@ -73,6 +74,36 @@ def from_replay(
         first_env=first_env,
     )
     replay = buffer.add(state.replay, stream.steps, stream.valid, stream.carries, state.learner.updates)
+    learner, replay, metrics = _learn_from(agent, buffer, state, replay, learn_key, updates_per_step)
+    return {"learner": learner, "envs": envs_state, "carry": carry, "replay": replay}, metrics, outcome
+
+
+def from_dataset(
+    agent: Any,
+    buffer: ReplayBuffer,
+    state: Any,
+    rollout_key: Key[Array, ""],
+    learn_key: Key[Array, ""],
+    *,
+    updates_per_step: Fraction,
+    first_env: Any,
+) -> tuple[dict[str, Any], dict[str, Array], Outcome]:
+    """Learn from windows of a replay that holds a data set, as often as if steps had been taken; none is.
+
+    No episode ends, so the best parameters are the newest.
+    """
+    del rollout_key, first_env
+    learner, replay, metrics = _learn_from(agent, buffer, state, state.replay, learn_key, updates_per_step)
+    best = dataclasses.replace(state.best, params=learner.params, update=state.update)
+    nothing = jnp.zeros(0)
+    outcome = Outcome(nothing, nothing.astype(bool), nothing.astype(bool), None, nothing, nothing.astype(jnp.int32))
+    return {"learner": learner, "replay": replay, "best": best}, metrics, outcome
+
+
+def _learn_from(
+    agent: Any, buffer: ReplayBuffer, state: Any, replay: Replay, learn_key: Key[Array, ""], updates_per_step: Fraction
+) -> tuple[Any, Replay, dict[str, Array]]:
+    """The learner after the updates that are due, replay with what they refreshed, and the means of their metrics."""
     # floor((u + 1) p / q) - floor(u p / q) depends on u modulo q alone, and stays within int32.
     phase, (p, q) = state.update % updates_per_step.denominator, updates_per_step.as_integer_ratio()
     due = (phase + 1) * p // q - phase * p // q
@@ -99,7 +130,7 @@ def from_replay(
     metrics = {name: jnp.where(num_updates > 0, total / num_updates, jnp.nan) for name, total in totals.items()}
     metrics["learner_updates"] = num_updates.astype(jnp.float32)
     metrics["replay_steps"] = jnp.minimum(replay.count, buffer.capacity).sum().astype(jnp.float32)
-    return {"learner": learner, "envs": envs_state, "carry": carry, "replay": replay}, metrics, outcome
+    return learner, replay, metrics
 
 
 def replay_ratio(train_ratio: float, steps_per_update: int, buffer: ReplayBuffer) -> Fraction:

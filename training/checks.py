@@ -33,7 +33,13 @@ def check_config(config: TrainConfig) -> None:
 
 def problems(config: TrainConfig) -> list[Problem]:
     """Every broken rule between the fields of a configuration, the environment and this machine."""
-    return [*_seed_problems(config), *_batch_problems(config), *_device_problems(config), *_env_problems(config.env)]
+    return [
+        *_seed_problems(config),
+        *_batch_problems(config),
+        *_device_problems(config),
+        *_dataset_problems(config),
+        *_env_problems(config.env),
+    ]
 
 
 def build_env(config: EnvConfig) -> tuple[Any, Any]:
@@ -109,6 +115,27 @@ def _device_problems(config: TrainConfig) -> list[Problem]:
         f"here; on a CPU, set XLA_FLAGS=--xla_force_host_platform_device_count={config.num_devices} before starting"
     )
     return [Problem(message, ("num_devices",))]
+
+
+def _dataset_problems(config: TrainConfig) -> list[Problem]:
+    if config.dataset is None:
+        return []
+    from hippodrome.agents import agent_learns_from_replay
+
+    found = []
+    if not agent_learns_from_replay(config.agent.kind):
+        message = (
+            f"dataset={config.dataset} needs an agent that learns from replay, such as dreamer; agent.kind="
+            f"{config.agent.kind} learns from what it does itself"
+        )
+        found.append(Problem(message, ("dataset", "agent.kind")))
+    if config.stop_at_return is not None:
+        message = (
+            f"stop_at_return={config.stop_at_return:g} must be null with dataset={config.dataset}: no episode is "
+            "played while learning from it"
+        )
+        found.append(Problem(message, ("dataset", "stop_at_return")))
+    return found
 
 
 def _env_problems(config: EnvConfig) -> list[Problem]:

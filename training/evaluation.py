@@ -100,7 +100,9 @@ def choose_train_seed(state: TrainState, config: TrainConfig, train_seed: int | 
         ConfigError: for a seed that the run has not.
     """
     if train_seed == "best":
-        scores = np.where(np.asarray(state.failed_update) < 0, np.asarray(state.best.score), -np.inf)
+        # Before an episode has ended the score is -inf, and yet above that of a seed that failed.
+        scores = np.maximum(np.asarray(state.best.score), np.finfo(np.float32).min)
+        scores = np.where(np.asarray(state.failed_update) < 0, scores, -np.inf)
         return int(np.argmax(scores))
     if config.num_seeds == 1 and train_seed != 0:
         raise ConfigError(f"train_seed={train_seed} must be 0: the run has one seed")

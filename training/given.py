@@ -1,4 +1,4 @@
-"""What a run begins with that another one learnt: its parameters."""
+"""What a run takes over from another one: the whole of it when resumed, or the parameters it begins with."""
 
 import dataclasses
 from pathlib import Path
@@ -12,8 +12,35 @@ from .errors import ConfigError
 from .evaluation import load_policy
 from .step import Experiment, TrainState, state_template
 
+# What may change when a run is resumed: how long it lasts, what is recorded, and what it runs on.
+RESUMABLE_FIELDS = (
+    "total_env_steps",
+    "max_time",
+    "stop_at_return",
+    "checkpoint",
+    "evaluation",
+    "log",
+    "num_devices",
+    "import_modules",
+)
+
 # What decides the shapes of the parameters, whoever the agent; `shape_fields` of an agent adds its own.
 _SHAPE_FIELDS = ("memory.", "env.id", "env.kwargs", "env.params", "agent.kind")
+
+
+def require_same_config(config: TrainConfig, run: Path) -> None:
+    """Raise ConfigError, with the fields that differ, unless a run can be resumed with this configuration."""
+    before = load_config(run)
+    # The data set may have moved; that it is the same is judged by its content.
+    moved = ("dataset",) if config.dataset and before.dataset else ()
+    ignore = (*RESUMABLE_FIELDS, *moved)
+    differences = config_differences(config, before, names=("now", "in the run"), ignore=ignore)
+    if differences:
+        listing = "\n".join(f"  - {line}" for line in differences)
+        raise ConfigError(
+            f"{run} was trained with another configuration, so it cannot be resumed with this one:\n{listing}\n"
+            "Leave these as they were, or begin a new run with --init-from"
+        )
 
 
 def given_params(config: TrainConfig, experiment: Experiment) -> Any:

@@ -10,13 +10,15 @@ import jax
 import numpy as np
 
 from .checks import check_config
-from .config import TrainConfig, config_differences, load_config, save_config
+from .config import TrainConfig, save_config
 from .curve import draw_learning_curve
-from .errors import ConfigError, RunFolderError, TrainingError, TrainingInterrupted
+from .dataset import read_about
+from .errors import RunFolderError, TrainingError, TrainingInterrupted
 from .evaluation import evaluate_state, evaluation_table, save_evaluation
-from .given import begin_with, given_params
+from .given import begin_with, given_params, require_same_config
 from .interrupt import interrupt_flag
 from .metrics import MetricsWriter, summarize_updates
+from .offline import Offline, describe, read_offline, require_same_data, with_steps, without_steps
 from .progress import ProgressBar, Stopwatch, table_console
 from .run_checkpoint import RunCheckpoints, replay_bytes
 from .run_folder import create_run_folder, require_writable, write_environment
@@ -28,18 +30,6 @@ from .step import (
     make_experiment,
     state_template,
     watched_metrics,
-)
-
-# What may change when a run is resumed: how long it lasts, what is recorded, and what it runs on.
-RESUMABLE_FIELDS = (
-    "total_env_steps",
-    "max_time",
-    "stop_at_return",
-    "checkpoint",
-    "evaluation",
-    "log",
-    "num_devices",
-    "import_modules",
 )
 
 
@@ -56,7 +46,7 @@ def train(
         config: what to train; see `load_config`.
         run_dir: the folder to make; `runs/<memory>-<env>-<time>` where None.
         resume: go on in this run folder from its newest intact checkpoint, bit for bit. `config` may differ from the
-            run's own only in `RESUMABLE_FIELDS`.
+            run's own only in `given.RESUMABLE_FIELDS`.
         command: the words of the command, for environment.json.
 
     Raises:
@@ -68,12 +58,16 @@ def train(
     """
     check_config(config)
     if resume is not None:
-        _require_same_config(config, Path(resume))
-    experiment = make_experiment(config)
+        require_same_config(config, Path(resume))
+    about = None if config.dataset is None else read_about(config.dataset)
+    experiment = make_experiment(config, about)
+    offline = None if about is None else read_offline(config, about, experiment.envs)
+    if resume is not None and offline is not None:
+        require_same_data(offline, Path(resume))
     given = None
     if resume is None and config.init_from is not None:
         given = given_params(config, experiment)
-    run = _Run(config, experiment, _folder(config, run_dir, resume))
+    run = _Run(config, experiment, _folder(config, run_dir, resume), offline)
     try:
         save_config(config, run.folder / "config.yaml")
         write_environment(run.folder, command)
@@ -105,12 +99,14 @@ class _Run:
         update: updates done.
         wall_time: seconds of training, over all resumptions, without compiling.
         failed: indices of seeds that stand still since something was not finite.
+        offline: the data set it learns from, if it does.
     """
 
-    def __init__(self, config: TrainConfig, experiment: Experiment, folder: Path):
+    def __init__(self, config: TrainConfig, experiment: Experiment, folder: Path, offline: Offline | None):
         self.config = config
         self.experiment = experiment
         self.folder = folder
+        self.offline = offline
         self.checkpoints = RunCheckpoints(folder / "checkpoints", keep=config.checkpoint.keep)
         self.state: TrainState  # from begin or restore on
         self.update = 0
@@ -128,13 +124,13 @@ class _Run:
         state = jax.jit(lambda: initial_state(self.experiment, self.config))()
         if params is not None:
             state = begin_with(self.experiment.agent, state, params)
-        self.state = self.experiment.place(state)
+        self.state = self.experiment.place(with_steps(state, self.offline))
 
     def restore(self) -> None:
         """The state of the newest intact checkpoint."""
         template = state_template(self.experiment, self.config)
         state, metadata = self.checkpoints.restore(template)
-        self.state = self.experiment.place(state)
+        self.state = self.experiment.place(with_steps(state, self.offline))
         self.update = self._saved_update = metadata["update"]
         self.wall_time = metadata["wall_time"]
         self._best_score = _best_score(state)
@@ -145,7 +141,9 @@ class _Run:
         """Updates until the steps are done, a limit is reached or a signal comes."""
         if self._resumed_at is not None:
             bar.say(f"resuming {self.folder} from update {self.update} ({self._resumed_at:,} env steps)")
-        if self.state.replay != ():
+        if self.offline is not None:
+            bar.say(describe(self.config, self.offline))
+        elif self.state.replay != ():
             bar.say(f"replay takes {replay_bytes(self.state) / 1e6:,.1f} MB, saved with the newest checkpoint alone")
         if self.update >= self.experiment.num_updates:
             bar.say("nothing is left to train; raise --total-env-steps to go on. Evaluating it again")
@@ -240,8 +238,10 @@ class _Run:
             "update": self.update,
             "env_steps": self.update * self.experiment.steps_per_update,
             "wall_time": self.wall_time,
+            "dataset": None if self.offline is None else self.offline.digest,
         }
-        self.checkpoints.save(self.update, self.state, metadata, best=score > self._best_score)
+        kept = without_steps(self.state, self.offline)
+        self.checkpoints.save(self.update, kept, metadata, best=score > self._best_score)
         self._best_score = max(score, self._best_score)
         self._saved_update = self.update
 
@@ -284,16 +284,6 @@ def _folder(config: TrainConfig, run_dir: str | Path | None, resume: str | Path 
         return create_run_folder(run_dir, name=f"{config.memory.kind}-{config.env.id}")
     require_writable(Path(resume))
     return Path(resume)
-
-
-def _require_same_config(config: TrainConfig, run: Path) -> None:
-    differences = config_differences(config, load_config(run), names=("now", "in the run"), ignore=RESUMABLE_FIELDS)
-    if differences:
-        listing = "\n".join(f"  - {line}" for line in differences)
-        raise ConfigError(
-            f"{run} was trained with another configuration, so it cannot be resumed with this one:\n{listing}\n"
-            "Leave these as they were, or begin a new run with --init-from"
-        )
 
 
 def _best_score(state: TrainState) -> float:

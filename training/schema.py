@@ -85,6 +85,8 @@ class TrainConfig:
         max_time: stop, saved, after this many seconds of training.
         stop_at_return: stop, saved, once the training episode return reaches this.
         init_from: run folder whose final parameters the run begins with.
+        dataset: file of recorded episodes to learn from instead of acting; `total_env_steps` then says how many steps
+            the updates stand against at the agent's train_ratio.
         import_modules: packages imported first, which register memories, environments or agents.
         checkpoint: how often the whole training state is saved.
         evaluation: how the agent is evaluated.
@@ -102,6 +104,7 @@ class TrainConfig:
     max_time: Annotated[float, Field(gt=0)] | None = None
     stop_at_return: float | None = None
     init_from: str | None = None
+    dataset: str | None = None
     import_modules: tuple[str, ...] = ()
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)

@@ -17,10 +17,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from hippodrome.agents import Agent, make_agent
 from hippodrome.envs import Outcome, VectorEnv, VectorState, environment_keys
 
-from .advance import Advance, from_replay, on_policy, replay_ratio
+from .advance import Advance, from_dataset, from_replay, on_policy, replay_ratio
 from .checks import build_env
+from .dataset import About
 from .errors import ConfigError
-from .replay import ReplayBuffer
+from .offline import offline_buffer, offline_replay
 from .replay_size import check_replay_memory, learns_from_replay, replay_buffer
 from .rollout import replay_step
 
@@ -99,8 +100,13 @@ def make_environment(env_config: Any, num_steps: int) -> VectorEnv:
     return VectorEnv(env, params, num_steps=num_steps)
 
 
-def make_experiment(config: Any) -> Experiment:
-    """The pure functions of a training configuration (`TrainConfig`)."""
+def make_experiment(config: Any, about: About | None = None) -> Experiment:
+    """The pure functions of a training configuration (`TrainConfig`).
+
+    Args:
+        config: whose.
+        about: what its data set says of itself, where it has one; without, the experiment can act but not learn.
+    """
     num_steps, num_envs = config.agent.num_steps, config.env.num_envs
     steps_per_update = num_steps * num_envs
     num_updates = max(config.total_env_steps // steps_per_update, 1)
@@ -121,9 +127,13 @@ def make_experiment(config: Any) -> Experiment:
             raise ConfigError(f"agent.kind={config.agent.kind} with env.id={config.env.id!r}: {error}") from error
 
     agent = build_agent(None, config.num_shards)
-    buffer = None
-    if learns_from_replay(agent):
+    buffer, new_replay = None, None
+    if about is not None:
+        buffer = offline_buffer(config, about, agent, envs)
+        new_replay = partial(offline_replay, buffer, about)
+    elif learns_from_replay(agent) and config.dataset is None:
         buffer = replay_buffer(config)
+        new_replay = buffer.init
         check_replay_memory(config, buffer, agent, envs)
     bootstrap = not getattr(config.agent, "truncation_is_terminal", False)
     if config.num_devices == 1:
@@ -135,14 +145,11 @@ def make_experiment(config: Any) -> Experiment:
     if buffer is None:
         advance = partial(on_policy, learner_agent, envs, num_steps=num_steps, bootstrap_truncation=bootstrap)
     else:
-        advance = partial(
-            from_replay,
-            learner_agent,
-            envs,
-            buffer,
-            num_steps=num_steps,
-            updates_per_step=replay_ratio(config.agent.train_ratio, steps_per_update, buffer),
-        )
+        ratio = replay_ratio(config.agent.train_ratio, steps_per_update, buffer)
+        if about is None:
+            advance = partial(from_replay, learner_agent, envs, buffer, num_steps=num_steps, updates_per_step=ratio)
+        else:
+            advance = partial(from_dataset, learner_agent, buffer, updates_per_step=ratio)
 
     def train_step(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         return _train_step(advance, state, axis_name)
@@ -158,7 +165,7 @@ def make_experiment(config: Any) -> Experiment:
         )
         place = partial(_place, mesh, partition)
     return Experiment(
-        init=lambda key: _init(agent, envs, buffer, key, num_envs),
+        init=lambda key: _init(agent, envs, new_replay, key, num_envs),
         step=step,
         place=place,
         agent=agent,
@@ -183,7 +190,9 @@ def initial_state(experiment: Experiment, config: Any) -> TrainState:
     return jax.lax.map(experiment.init, jnp.stack(keys))
 
 
-def _init(agent: Agent, envs: VectorEnv, buffer: ReplayBuffer | None, key: Key[Array, ""], num_envs: int) -> TrainState:
+def _init(
+    agent: Agent, envs: VectorEnv, new_replay: Callable[..., Any] | None, key: Key[Array, ""], num_envs: int
+) -> TrainState:
     key, learner_key, env_key = jax.random.split(key, 3)
     learner = agent.init(learner_key, num_envs)
     envs_state = envs.reset(environment_keys(env_key, 0, num_envs))
@@ -192,7 +201,7 @@ def _init(agent: Agent, envs: VectorEnv, buffer: ReplayBuffer | None, key: Key[A
         learner=learner,
         envs=envs_state,
         carry=carry,
-        replay=() if buffer is None else buffer.init(replay_step(envs_state.timestep), carry),
+        replay=() if new_replay is None else new_replay(replay_step(envs_state.timestep), carry),
         key=key,
         update=jnp.zeros((), jnp.int32),
         failed_update=jnp.full((), -1, jnp.int32),
@@ -208,7 +217,8 @@ def _train_step(advance: Advance, state: TrainState, axis_name: str | None) -> t
     first_env = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_envs
     changes, metrics, outcome = advance(state, rollout_key, learn_key, first_env=first_env)
     statistics = _episode_statistics(outcome, axis_name)
-    new = dataclasses.replace(state, **changes, key=key, update=state.update + 1, best=_better(state, statistics))
+    changes = {"best": _better(state, statistics), **changes}
+    new = dataclasses.replace(state, **changes, key=key, update=state.update + 1)
 
     # Metrics of a step that learnt nothing, as before replay holds a window, are nan and no failure.
     learnt = jnp.asarray(metrics.get("learner_updates", 1)) > 0
