@@ -138,7 +138,7 @@ class Dreamer:
             optimizer=self.optimizer.init(params),
             return_low=jnp.zeros(()),
             return_high=jnp.zeros(()),
-            reward_range=(jnp.full((), jnp.inf), jnp.full((), -jnp.inf)),
+            reward_range=(jnp.full((), jnp.inf, jnp.float32), jnp.full((), -jnp.inf, jnp.float32)),
             updates=jnp.zeros((), jnp.int32),
         )
 
