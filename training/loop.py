@@ -1,5 +1,6 @@
 """`train`: the loop around the train step, with its run folder, log, checkpoints, interruption and resumption."""
 
+import dataclasses
 import signal
 import sys
 import time
@@ -124,18 +125,23 @@ class _Run:
         state = jax.jit(lambda: initial_state(self.experiment, self.config))()
         if params is not None:
             state = begin_with(self.experiment.agent, state, params)
-        self.state = self.experiment.place(with_steps(state, self.offline))
+        self._place(state)
 
     def restore(self) -> None:
         """The state of the newest intact checkpoint."""
         template = state_template(self.experiment, self.config)
         state, metadata = self.checkpoints.restore(template)
-        self.state = self.experiment.place(with_steps(state, self.offline))
+        self._place(state)
         self.update = self._saved_update = metadata["update"]
         self.wall_time = metadata["wall_time"]
         self._best_score = _best_score(state)
         self.failed = set(np.flatnonzero(np.atleast_1d(np.asarray(state.failed_update)) >= 0).tolist())
         self._resumed_at = self.update * self.experiment.steps_per_update
+
+    def _place(self, state: TrainState) -> None:
+        self.state = self.experiment.place(with_steps(state, self.offline))
+        if self.offline is not None:  # replay has its steps; a second copy is not kept
+            self.offline = dataclasses.replace(self.offline, steps=())
 
     def loop(self, bar: ProgressBar, interrupted: list[int]) -> None:
         """Updates until the steps are done, a limit is reached or a signal comes."""

@@ -32,12 +32,12 @@ class Offline:
     Attributes:
         about: what the file says of itself.
         digest: SHA-256 of the file.
-        steps: leaves `[C, 1, ...]`, or `[seeds, C, 1, ...]` where there are several.
+        steps: leaves `[C, 1, ...]`, or `[seeds, C, 1, ...]` where there are several; () once replay has them.
     """
 
     about: About
     digest: str
-    steps: ReplayStep
+    steps: Any
 
 
 def offline_buffer(config: Any, about: About, agent: Any, envs: VectorEnv) -> ReplayBuffer:
@@ -67,7 +67,7 @@ def offline_buffer(config: Any, about: About, agent: Any, envs: VectorEnv) -> Re
     steps, carries = buffer.nbytes(one, jax.eval_shape(lambda: agent.initial_carry(1)))
     parts = {
         "for steps": config.num_seeds * steps,
-        "for reading them": steps,
+        "for reading them": steps if jax.default_backend() == "cpu" else 0,
         f"for the carries stored every {every} steps": config.num_seeds * carries,
     }
     require_memory(
@@ -140,8 +140,8 @@ def describe(config: Any, offline: Offline) -> str:
     about = offline.about
     return (
         f"learning from {config.dataset}: {about.episodes:,} episodes, {about.steps:,} steps of {about.env}. No "
-        f"environment is stepped: env_steps counts the steps that as many updates would stand against at "
-        f"agent.train_ratio={config.agent.train_ratio:g}"
+        "environment is stepped: env_steps counts the steps for which agent.train_ratio="
+        f"{config.agent.train_ratio:g} asks for as many updates"
     )
 
 

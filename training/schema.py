@@ -85,8 +85,8 @@ class TrainConfig:
         max_time: stop, saved, after this many seconds of training.
         stop_at_return: stop, saved, once the training episode return reaches this.
         init_from: run folder whose final parameters the run begins with.
-        dataset: file of recorded episodes to learn from instead of acting; `total_env_steps` then says how many steps
-            the updates stand against at the agent's train_ratio.
+        dataset: file of recorded episodes to learn from instead of acting, updating as often as the agent's train_ratio
+            asks for `total_env_steps`.
         import_modules: packages imported first, which register memories, environments or agents.
         checkpoint: how often the whole training state is saved.
         evaluation: how the agent is evaluated.

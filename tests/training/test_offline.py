@@ -192,9 +192,9 @@ def test_the_same_windows_carries_and_keys_make_the_same_update_as_online(tmp_pa
     config = types.SimpleNamespace(
         dataset=path, num_seeds=1, agent=types.SimpleNamespace(batch_length=6, carry_steps=2)
     )
-    empty = state.replace(
-        replay=offline_replay(dataclasses.replace(BUFFER, capacity=18), about, replay_step(start.timestep), carry)
-    )
+    # Where nothing is added, the ring has no more rows than there are steps.
+    buffer = dataclasses.replace(BUFFER, capacity=18)
+    empty = state.replace(replay=offline_replay(buffer, about, replay_step(start.timestep), carry))
     filled = with_steps(empty, read_offline(config, about, envs))
     assert_identical(filled.replay.steps, jax.tree.map(lambda leaf: leaf[:18], replay.steps))
     assert filled.replay.count.tolist() == [18] and not np.asarray(filled.replay.carries).any()
