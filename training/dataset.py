@@ -86,7 +86,9 @@ def write_episodes(path: str | Path, episodes: Iterable[Any], env: str | EnvConf
     path = new_file(path)
     config = env if isinstance(env, EnvConfig) else EnvConfig(id=env)
     envs = VectorEnv(*build_env(config))
-    rows = [_rows(f"episode {number}", episode, envs) for number, episode in enumerate(episodes)]
+    template = row_template(envs)
+    null = jax.tree.map(lambda leaf: np.asarray(leaf)[None], null_action(envs.action_space))
+    rows = [_rows(f"episode {number}", episode, template, null) for number, episode in enumerate(episodes)]
     return write_rows(path, rows, envs, env=config.id, policy=policy)
 
 
@@ -213,10 +215,9 @@ def _opened(path: str | Path) -> Any:
     return file
 
 
-def _rows(which: str, episode: Any, envs: VectorEnv) -> ReplayStep:
-    """An episode in the usual layout as rows, `[T + 1, ...]`."""
+def _rows(which: str, episode: Any, template: ReplayStep, null: Any) -> ReplayStep:
+    """An episode in the usual layout as rows, `[T + 1, ...]`; `null` is the action of the first, leaves `[1, ...]`."""
     given = {name: _field(which, episode, name) for name in _FIELDS}
-    template = row_template(envs)
     num_steps = len(np.asarray(given["rewards"]).reshape(-1))
     if num_steps == 0:
         raise ConfigError(f"{which}: rewards is empty; an episode must have at least one action")
@@ -238,7 +239,6 @@ def _rows(which: str, episode: Any, envs: VectorEnv) -> ReplayStep:
             "truncations[-1]"
         )
     first, last = np.arange(num_steps + 1) == 0, np.arange(num_steps + 1) == num_steps
-    null = jax.tree.map(lambda leaf: np.asarray(leaf)[None], null_action(envs.action_space))
     return ReplayStep(
         observation=observation,
         reset=first,
