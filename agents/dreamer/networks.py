@@ -17,6 +17,7 @@ from hippodrome.memory.core import Dense
 from hippodrome.memory.rssm import NormMLP
 
 from .config import DreamerConfig
+from .convolution import conv_general_dilated
 from .twohot import symlog
 
 _SMALLEST = 4
@@ -84,11 +85,12 @@ class Encoder(nn.Module):
         leading = value.shape[:-3]
         x = value.reshape(-1, *value.shape[-3:]).astype(jnp.float32) / 255.0 - 0.5
         for stage in range(num_stages(space.shape)):
-            x = nn.Conv(self.depth * _MULTIPLIERS[stage], (5, 5), name=f"conv_{index}_{stage}")(x)
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = _conv(self.depth * _MULTIPLIERS[stage], (5, 5), name=f"conv_{index}_{stage}")(x)
+            # As max_pool, whose gradient is slow on CPUs.
+            x = x.reshape(-1, x.shape[1] // 2, 2, x.shape[2] // 2, 2, x.shape[3]).max((2, 4))
             x = nn.silu(nn.RMSNorm(epsilon=1e-4, name=f"norm_{index}_{stage}")(x))
         if num_stages(space.shape) == 0:
-            x = nn.Conv(self.depth * _MULTIPLIERS[0], (3, 3), name=f"conv_{index}_0")(x)
+            x = _conv(self.depth * _MULTIPLIERS[0], (3, 3), name=f"conv_{index}_0")(x)
             x = nn.silu(nn.RMSNorm(epsilon=1e-4, name=f"norm_{index}_0")(x))
         return x.reshape(*leading, -1)
 
@@ -135,9 +137,9 @@ class Decoder(nn.Module):
             x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
             if stage == 0:
                 break
-            x = nn.Conv(self.depth * _MULTIPLIERS[stage - 1], (5, 5), name=f"conv_{index}_{stage}")(x)
+            x = _conv(self.depth * _MULTIPLIERS[stage - 1], (5, 5), name=f"conv_{index}_{stage}")(x)
             x = nn.silu(nn.RMSNorm(epsilon=1e-4, name=f"norm_{index}_{stage}")(x))
-        x = nn.Conv(channels, (5, 5), name=f"conv_{index}_out")(x)
+        x = _conv(channels, (5, 5), name=f"conv_{index}_out")(x)
         return nn.sigmoid(x.astype(jnp.float32)).reshape(*leading, *space.shape)
 
 
@@ -208,6 +210,10 @@ def build_modules(config: DreamerConfig, observation_space: Any, num_outputs: in
     if config.barlow_coef:
         modules["embedding_projection"] = Dense(config.projection_size)
     return modules
+
+
+def _conv(features: int, kernel_size: tuple[int, int], *, name: str) -> nn.Conv:
+    return nn.Conv(features, kernel_size, conv_general_dilated=conv_general_dilated, name=name)
 
 
 def _encode_vector(space: Any, value: Array) -> Array:
