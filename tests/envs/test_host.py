@@ -15,6 +15,7 @@ from hippodrome.envs import (
     Dict,
     Discrete,
     HostEnvError,
+    HostParams,
     MultiDiscrete,
     Tuple,
     VectorEnv,
@@ -132,7 +133,7 @@ def test_each_environment_is_seeded_by_its_key():
 def test_limits_are_gymnasiums_or_those_given():
     env = make("gymnasium/CartPole-v1", max_episode_steps=7)
     assert env.default_params.max_steps_in_episode == 7
-    for env, params, limit in ((env, None, 7), (env, env.default_params.__class__(3), 3)):
+    for params, limit in ((None, 7), (HostParams(3), 3)):
         envs = vectorize(env, params)
         state = envs.reset(keys(1))
         for _ in range(limit):
@@ -140,7 +141,7 @@ def test_limits_are_gymnasiums_or_those_given():
         assert outcome.truncated.tolist() == [True] and outcome.episode_length.tolist() == [limit]
         envs.close()
     with pytest.raises(ValueError, match="max_steps_in_episode='7' must be an integer of at least 1"):
-        env.default_params.__class__("7")
+        HostParams("7")
 
 
 EVERY = spaces.Dict(

@@ -1,4 +1,4 @@
-"""Training on the host: the same numbers as in JAX, and train, resume, evaluate and failures through the usual commands.
+"""Training on the host: the same numbers as in JAX; train, resume, evaluate and failures through the usual functions.
 
 The oracle is an environment without randomness that exists twice, in JAX and in NumPy behind gymnasium.
 """
@@ -20,6 +20,9 @@ from hippodrome.training.errors import ConfigError, EnvironmentFailure
 from hippodrome.training.host import restarted, running
 from hippodrome.training.loop import RESUMABLE_FIELDS
 from hippodrome.training.metrics import read_metrics
+from hippodrome.training.replay import cut_streams
+from hippodrome.training.replay_size import replay_buffer
+from hippodrome.training.rollout import record
 from hippodrome.training.run_checkpoint import RunCheckpoints
 from hippodrome.training.step import initial_state, make_environment, make_experiment, state_template
 from tests.host_envs import LIMIT, NumpyRoom
@@ -47,7 +50,7 @@ def after_updates(config):
     """The state after every update of a configuration, the metrics of all, the experiment and its compiled step."""
     experiment = make_experiment(config)
     state = jax.jit(lambda: initial_state(experiment, config))()
-    step = jax.jit(experiment.step)
+    step = jax.jit(experiment.step).lower(state).compile()
     metrics = []
     for _ in range(experiment.num_updates):
         state, row = step(state)
@@ -122,20 +125,44 @@ def test_a_resumed_run_begins_new_episodes_and_one_that_raises_ends_with_its_tra
     assert sorted(closed)[-4:] == [19, 19, 19, 20] and failure.value.exit_code == 1
 
 
-def test_dreamer_learns_the_same_numbers_as_in_jax_and_restarts_with_streams_cut():
+def acted(config):
+    """A fresh state of Dreamer after 24 steps in every environment, all of them in its replay; and the environments."""
+    experiment, buffer = make_experiment(config), replay_buffer(config)
+
+    def act():
+        state = experiment.init(jax.random.key(0))
+        envs_state, carry, stream, _ = record(
+            experiment.agent, experiment.envs, state.learner.params, state.envs, state.carry, state.key, num_steps=24
+        )
+        replay = buffer.add(state.replay, stream.steps, stream.valid, stream.carries, 0)
+        return dataclasses.replace(state, envs=envs_state, carry=carry, replay=replay)
+
+    return jax.jit(act)(), experiment.envs
+
+
+def test_dreamer_stores_the_same_steps_as_in_jax_and_a_restart_cuts_its_streams():
+    (host, envs), (in_jax, _) = (acted(dreamer(each)) for each in (HOST, IN_JAX))
+    assert_equal((host.replay, host.carry, host.envs.timestep), (in_jax.replay, in_jax.carry, in_jax.envs.timestep))
+    assert (host.replay.count > 24).all()  # episodes ended
+    with running(envs):
+        again = restarted(envs, host)
+    assert again.envs.timestep.reset.all() and (again.envs.episode_length == 0).all()
+    newest, env = (host.replay.count - 1) % 48, np.arange(4)
+    assert not host.replay.steps.last[newest, env].any()
+    np.testing.assert_array_equal(again.replay.steps.last, host.replay.steps.last.at[newest, env].set(True))
+    empty = dataclasses.replace(host.replay, count=jnp.zeros(4, jnp.int32))
+    np.testing.assert_array_equal(cut_streams(empty).steps.last, host.replay.steps.last)
+
+
+@pytest.mark.slow
+def test_dreamer_learns_the_same_numbers_as_in_jax_and_goes_on_after_a_restart():
     (host, _, experiment, step), (in_jax, _, _, _) = (after_updates(dreamer(each)) for each in (HOST, IN_JAX))
     assert int(host.learner.updates) > 10
     assert_equal(host.learner, in_jax.learner)
     assert_equal((host.replay.steps, host.replay.count), (in_jax.replay.steps, in_jax.replay.count))
-
     with running(experiment.envs):
-        again = restarted(experiment.envs, host)
-        assert again.envs.timestep.reset.all() and (again.envs.episode_length == 0).all()
-        newest, env = (host.replay.count - 1) % 48, np.arange(4)
-        assert not host.replay.steps.last[newest, env].all() and again.replay.steps.last[newest, env].all()
-        assert again.replay.steps.last.sum() == (host.replay.steps.last.at[newest, env].set(True)).sum()
-        state, metrics = step(again)
-        assert (state.replay.steps.reset[host.replay.count % 48, env]).all() and np.isfinite(metrics["loss"])
+        state, metrics = step(restarted(experiment.envs, host))
+        assert (state.replay.steps.reset[host.replay.count % 48, np.arange(4)]).all() and np.isfinite(metrics["loss"])
         # The same checkpoint goes on in the same way.
         twin, _ = step(restarted(experiment.envs, host))
         assert_equal(twin.learner, state.learner)
