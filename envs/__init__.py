@@ -2,7 +2,9 @@
 
 from .checks import EnvCheckError, check_env
 from .core import Environment, EnvParams, EnvState, Outcome, Timestep, null_action
-from .registry import list_envs, make, register_env, register_unavailable
+from .host import HostEnvironment, HostParams, HostVectorEnv, vectorize
+from .host_copies import HostCopy, HostEnvError
+from .registry import is_known, list_envs, make, register_env, register_suite, register_unavailable
 from .spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple, flat_spaces, to_gymnasium
 from .vector import VectorEnv, VectorState, check_batch, environment_keys
 
@@ -14,6 +16,11 @@ __all__ = [
     "EnvParams",
     "EnvState",
     "Environment",
+    "HostCopy",
+    "HostEnvError",
+    "HostEnvironment",
+    "HostParams",
+    "HostVectorEnv",
     "MultiDiscrete",
     "Outcome",
     "Space",
@@ -25,12 +32,15 @@ __all__ = [
     "check_env",
     "environment_keys",
     "flat_spaces",
+    "is_known",
     "list_envs",
     "make",
     "null_action",
     "register_env",
+    "register_suite",
     "register_unavailable",
     "to_gymnasium",
+    "vectorize",
 ]
 
 register_env("hippodrome/Empty-5x5", "hippodrome.envs.empty_room:EmptyRoom", size=5)

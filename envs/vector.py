@@ -50,7 +50,14 @@ class VectorEnv:
         params: its parameters; `env.default_params` where None.
         num_steps: rollout length for which start states are drawn ahead where `env.reset_pool_size` asks for it. Call
             `begin_rollout` at least every `num_steps` steps, or start states are used again in turn.
+
+    Attributes:
+        on_host: whether the environments live in Python; then a state cannot be restored, see `HostVectorEnv`.
+        failure: the error of an environment on the host, None where there is none.
     """
+
+    on_host = False
+    failure: BaseException | None = None
 
     def __init__(self, env: Any, params: Any = None, *, num_steps: int = 1):
         if num_steps < 1:
@@ -82,6 +89,9 @@ class VectorEnv:
             return state
         return jax.vmap(self._refill_one)(state)
 
+    def close(self) -> None:
+        """Frees what the environments hold outside their state: nothing, where they step in JAX."""
+
     def _reset_one(self, key: Key[Array, ""]) -> VectorState:
         key, reset_key = jax.random.split(key)
         # One more than the pool holds: the first is where the episode begins.
@@ -90,12 +100,7 @@ class VectorEnv:
         return VectorState(
             env_state=env_state,
             key=key,
-            timestep=Timestep(
-                observation=observation,
-                reset=jnp.asarray(True),
-                previous_action=null_action(self.action_space),
-                previous_reward=jnp.zeros((), jnp.float32),
-            ),
+            timestep=first_timestep(observation, self.action_space),
             episode_return=jnp.zeros((), jnp.float32),
             episode_length=jnp.zeros((), jnp.int32),
             pool=jax.tree.map(lambda leaf: leaf[1:], starts) if self.pool_size else (),
@@ -136,20 +141,33 @@ class VectorEnv:
         next_state = VectorState(
             env_state=next_env_state,
             key=key,
-            timestep=Timestep(
-                observation=next_observation,
-                reset=outcome.ended,
-                previous_action=_where(
-                    outcome.ended, null_action(self.action_space), _like_space(action, self.action_space)
-                ),
-                previous_reward=jnp.where(outcome.ended, 0.0, outcome.reward),
-            ),
+            timestep=next_timestep(outcome, next_observation, action, self.action_space),
             episode_return=jnp.where(outcome.ended, 0.0, outcome.episode_return),
             episode_length=jnp.where(outcome.ended, 0, outcome.episode_length),
             pool=state.pool,
             pool_next=pool_next,
         )
         return next_state, outcome
+
+
+def first_timestep(observation: Any, action_space: Space) -> Timestep:
+    """What a policy sees at the first step of an episode of one environment."""
+    return Timestep(
+        observation=observation,
+        reset=jnp.asarray(True),
+        previous_action=null_action(action_space),
+        previous_reward=jnp.zeros((), jnp.float32),
+    )
+
+
+def next_timestep(outcome: Outcome, observation: Any, action: Any, action_space: Space) -> Timestep:
+    """What a policy sees after `action` led one environment to `outcome`; `observation` is that of the auto-reset."""
+    return Timestep(
+        observation=observation,
+        reset=outcome.ended,
+        previous_action=_where(outcome.ended, null_action(action_space), _like_space(action, action_space)),
+        previous_reward=jnp.where(outcome.ended, 0.0, outcome.reward),
+    )
 
 
 def environment_keys(key: Key[Array, ""], first: Int[Array, ""] | int, num_envs: int) -> Key[Array, " B"]:

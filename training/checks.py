@@ -38,7 +38,7 @@ def problems(config: TrainConfig) -> list[Problem]:
         *_batch_problems(config),
         *_device_problems(config),
         *_dataset_problems(config),
-        *_env_problems(config.env),
+        *_env_problems(config),
     ]
 
 
@@ -61,7 +61,10 @@ def build_env(config: EnvConfig) -> tuple[Any, Any]:
     wrong = [unknown_name("env.params: parameter", name, known) for name in config.params if name not in known]
     if wrong:
         raise ConfigError(wrong)
-    return env, dataclasses.replace(params, **config.params)
+    try:
+        return env, dataclasses.replace(params, **config.params)
+    except ValueError as error:
+        raise ConfigError(f"env.params: {error}") from error
 
 
 def _seed_problems(config: TrainConfig) -> list[Problem]:
@@ -138,14 +141,37 @@ def _dataset_problems(config: TrainConfig) -> list[Problem]:
     return found
 
 
-def _env_problems(config: EnvConfig) -> list[Problem]:
+def _env_problems(config: TrainConfig) -> list[Problem]:
     fields = ("env.id", "env.kwargs", "env.params")
     try:
-        env, params = build_env(config)
+        env, params = build_env(config.env)
         action_space = env.action_space(params)
     except ConfigError as error:
         return [Problem(each, fields) for each in error.errors]
-    return [Problem(f"env.id={config.id!r}: {message}", fields) for message in _unbounded(action_space)]
+    found = [Problem(f"env.id={config.env.id!r}: {message}", fields) for message in _unbounded(action_space)]
+    return found + _host_problems(config, env)
+
+
+def _host_problems(config: TrainConfig, env: Any) -> list[Problem]:
+    """Rules about where an environment steps."""
+    from hippodrome.envs import HostEnvironment
+
+    name, workers = config.env.id, config.env.host_workers
+    if not isinstance(env, HostEnvironment):
+        message = f"env.host_workers={workers} must be 0: env.id={name!r} steps in JAX, on the device that trains"
+        return [Problem(message, ("env.host_workers", "env.id"))] if workers else []
+    remedies = {
+        "num_seeds": "train one seed after another, each by a command with its --seed",
+        "num_devices": "set num_devices=1",
+    }
+    return [
+        Problem(
+            f"{field}={getattr(config, field)} must be 1 with env.id={name!r}, which steps on the host: {remedy}",
+            (field, "env.id"),
+        )
+        for field, remedy in remedies.items()
+        if getattr(config, field) > 1
+    ]
 
 
 def _unbounded(action_space: Any) -> list[str]:

@@ -45,6 +45,10 @@ class TrainingError(HippodromeError):
     """Training that cannot go on, such as a loss that is not a number."""
 
 
+class EnvironmentFailure(HippodromeError):
+    """An environment on the host that raised an error, or whose process died; the message holds its own traceback."""
+
+
 class TrainingInterrupted(HippodromeError):
     """Training stopped by a signal, with its state saved; the message says how to resume."""
 

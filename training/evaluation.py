@@ -21,6 +21,7 @@ from .checks import MAX_SEED
 from .config import EnvConfig, TrainConfig, load_config
 from .episodes import agent_episodes, policy_episodes, require_ended
 from .errors import ConfigError, RunFolderError
+from .host import running
 from .policy import Policy
 from .statistics import summarize_returns
 from .step import Experiment, TrainState, make_environment, make_experiment, state_template
@@ -146,10 +147,11 @@ def evaluate(
     config = load_config(target)
     experiment, state, metadata = restore_run(target, config, step)
     env_config = config.env if env is None or env == config.env.id else EnvConfig(id=env)
-    envs = make_environment(env_config, num_steps=1)
-    _require_same_spaces(experiment, envs, config.env.id, env_config.id)
+    with running(make_environment(env_config, num_steps=1)) as envs:
+        _require_same_spaces(experiment, envs, config.env.id, env_config.id)
+        summary = evaluate_state(experiment, envs, state, config, key, episodes, step)
     result = {
-        **evaluate_state(experiment, envs, state, config, key, episodes, step),
+        **summary,
         "env": env_config.id,
         "update": metadata["update"],
         "evaluation_seed": seed,
@@ -256,14 +258,14 @@ def _evaluate_callable(target: str, env: str | None, episodes: int, key: jax.Arr
     if env is None:
         raise ConfigError(f"evaluating {target!r} needs an environment: --env suite/Name")
     policy = load_callable(target, env)
-    envs = make_environment(EnvConfig(id=env), num_steps=1)
-    deterministic, sampled = (
-        tuple(
-            each[None]
-            for each in policy_episodes(policy, envs, key, num_episodes=episodes, deterministic=is_deterministic)
+    with running(make_environment(EnvConfig(id=env), num_steps=1)) as envs:
+        deterministic, sampled = (
+            tuple(
+                each[None]
+                for each in policy_episodes(policy, envs, key, num_episodes=episodes, deterministic=is_deterministic)
+            )
+            for is_deterministic in (True, False)
         )
-        for is_deterministic in (True, False)
-    )
     return {"env": env, "policy": target, **_result(deterministic, sampled, envs, episodes, [], 0)}
 
 

@@ -16,6 +16,7 @@ from .step import Experiment, TrainState, state_template
 RESUMABLE_FIELDS = (
     "total_env_steps",
     "max_time",
+    "env.host_workers",
     "stop_at_return",
     "checkpoint",
     "evaluation",

@@ -26,6 +26,7 @@ from .config import TrainConfig
 from .errors import ConfigError, RunFolderError
 from .evaluation import CheckpointChoice, check_numbers, load_policy, open_run, params_of_seed
 from .events import EventWriter
+from .host import running
 from .inspection_picture import draw_inspection, write_picture
 from .rollout import collect
 from .step import Experiment, initial_state, make_environment
@@ -120,7 +121,8 @@ def initial_params(config: TrainConfig, experiment: Experiment, index: int = 0) 
             )
         return load_policy(config.init_from).params
     # The whole state, in one program, as training makes it: parts of it compiled alone may round differently.
-    state = jax.jit(lambda: initial_state(experiment, config))()
+    with running(experiment.envs):
+        state = jax.jit(lambda: initial_state(experiment, config))()
     return params_of_seed(state.learner.params, config, index)
 
 
@@ -183,7 +185,8 @@ def _play(
         run = partial(collect, num_steps=num_steps, bootstrap_truncation=False)
         return run(agent, envs, params, state, carry, act_key)[2].timestep
 
-    return play(params, key)
+    with running(envs):
+        return jax.block_until_ready(play(params, key))
 
 
 def _look(

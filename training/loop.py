@@ -17,6 +17,7 @@ from .dataset import read_about
 from .errors import RunFolderError, TrainingError, TrainingInterrupted
 from .evaluation import evaluate_state, evaluation_table, save_evaluation
 from .given import begin_with, given_params, require_same_config
+from .host import restarted, running
 from .interrupt import interrupt_flag
 from .metrics import MetricsWriter, summarize_updates
 from .offline import Offline, describe, read_offline, require_same_data, with_steps, without_steps
@@ -46,14 +47,15 @@ def train(
     Args:
         config: what to train; see `load_config`.
         run_dir: the folder to make; `runs/<memory>-<env>-<time>` where None.
-        resume: go on in this run folder from its newest intact checkpoint, bit for bit. `config` may differ from the
-            run's own only in `given.RESUMABLE_FIELDS`.
+        resume: go on in this run folder from its newest intact checkpoint, bit for bit (environments on the host begin
+            new episodes). `config` may differ from the run's own only in `given.RESUMABLE_FIELDS`.
         command: the words of the command, for environment.json.
 
     Raises:
         ConfigError: for a configuration that breaks a rule, or differs from that of the run to resume or begin from.
         RunFolderError: for a folder that exists or cannot be written.
         CheckpointError: for a checkpoint that cannot be written or read.
+        EnvironmentFailure: if an environment on the host raised an error.
         TrainingError: if a loss or parameter became not finite (with several seeds: in every one of them).
         TrainingInterrupted: after SIGTERM or Ctrl-C, with the state saved.
     """
@@ -76,10 +78,18 @@ def train(
         raise RunFolderError(
             f"run folder {run.folder} cannot be written: {error.strerror}; nothing in it was changed"
         ) from error
-    if resume is None:
-        run.begin(given)
-    else:
-        run.restore()
+    with running(experiment.envs, run.how_to_go_on):
+        if resume is None:
+            run.begin(given)
+        else:
+            run.restore()
+        _train(run)
+    run.finish()
+    return run.folder
+
+
+def _train(run: "_Run") -> None:
+    config, experiment = run.config, run.experiment
     planned = experiment.num_updates * experiment.steps_per_update
     with ProgressBar(planned) as bar, interrupt_flag() as interrupted:
         if planned != config.total_env_steps:
@@ -88,8 +98,6 @@ def train(
                 f"{experiment.steps_per_update:,}"
             )
         run.loop(bar, interrupted)
-    run.finish()
-    return run.folder
 
 
 class _Run:
@@ -131,8 +139,10 @@ class _Run:
         """The state of the newest intact checkpoint."""
         template = state_template(self.experiment, self.config)
         state, metadata = self.checkpoints.restore(template)
-        self._place(state)
         self.update = self._saved_update = metadata["update"]
+        if self.experiment.envs.on_host:
+            state = restarted(self.experiment.envs, state)
+        self._place(state)
         self.wall_time = metadata["wall_time"]
         self._best_score = _best_score(state)
         self.failed = set(np.flatnonzero(np.atleast_1d(np.asarray(state.failed_update)) >= 0).tolist())
@@ -147,6 +157,8 @@ class _Run:
         """Updates until the steps are done, a limit is reached or a signal comes."""
         if self._resumed_at is not None:
             bar.say(f"resuming {self.folder} from update {self.update} ({self._resumed_at:,} env steps)")
+            if self.experiment.envs.on_host:
+                bar.say("environments on the host are not in a checkpoint: each begins a new episode, reset True")
         if self.offline is not None:
             bar.say(describe(self.config, self.offline))
         elif self.state.replay != ():
@@ -190,6 +202,15 @@ class _Run:
         if stop_reason is not None:
             bar.say(stop_reason)
 
+    def how_to_go_on(self) -> str:
+        """What to do after an error that the run's state did not survive."""
+        if self._saved_update < 0:
+            return f"Training stopped before the first checkpoint of {self.folder}"
+        return (
+            f"Training stopped; the newest checkpoint is that of update {self._saved_update}. Once the cause is "
+            f"mended, go on with `hippodrome train --resume {self.folder}`"
+        )
+
     def finish(self) -> None:
         """Evaluates the final policy, writes evaluation.json and the learning curve, and prints the table."""
         try:
@@ -205,10 +226,9 @@ class _Run:
         console.print(f"run folder: {self.folder}", highlight=False, soft_wrap=True)
 
     def _evaluation(self) -> dict[str, Any]:
-        key = jax.random.key(self.config.evaluation.seed)
-        result = evaluate_state(
-            self.experiment, self._evaluation_envs, self.state, self.config, key, self.config.evaluation.episodes
-        )
+        key, episodes = jax.random.key(self.config.evaluation.seed), self.config.evaluation.episodes
+        with running(self._evaluation_envs) as envs:
+            result = evaluate_state(self.experiment, envs, self.state, self.config, key, episodes)
         return {**result, "update": self.update, "evaluation_seed": self.config.evaluation.seed}
 
     def _evaluate_now(self, writer: MetricsWriter, last: bool) -> None:

@@ -23,6 +23,7 @@ from .checkpoint_files import write_json
 from .errors import ConfigError, RunFolderError
 from .evaluation import CheckpointChoice, check_numbers, open_run
 from .events import EventWriter
+from .host import running
 from .inspection_picture import write_picture
 from .rollout import record
 from .step import make_environment
@@ -77,7 +78,8 @@ def predict_run(
     length = context + horizon
     envs = make_environment(config.env, num_steps=length)
     play_key, model_key = jax.random.split(jax.random.key(seed))
-    steps, there = first_episodes(agent, envs, params, play_key, length=length, num_episodes=num_episodes)
+    with running(envs):
+        steps, there = first_episodes(agent, envs, params, play_key, length=length, num_episodes=num_episodes)
     expected = jax.device_get(jax.jit(partial(predict, agent, context=context))(params, steps, model_key))
     result = {
         **about,

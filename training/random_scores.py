@@ -11,7 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hippodrome.envs import VectorEnv, environment_keys, make
+from hippodrome.envs import environment_keys, make, vectorize
+
+from .host import running
 
 
 def random_return(env_id: str, *, episodes: int = 4096, seed: int = 0) -> float:
@@ -20,10 +22,8 @@ def random_return(env_id: str, *, episodes: int = 4096, seed: int = 0) -> float:
     Raises:
         ValueError: for an unknown environment.
     """
-    env = make(env_id)
-    vector = VectorEnv(env)
+    vector = vectorize(make(env_id))
     reset_key, key = jax.random.split(jax.random.key(seed))
-    state = vector.reset(environment_keys(reset_key, 0, episodes))
     sample = jax.vmap(vector.action_space.sample)
 
     def play(carry: tuple) -> tuple:
@@ -36,9 +36,11 @@ def random_return(env_id: str, *, episodes: int = 4096, seed: int = 0) -> float:
     def unfinished(carry: tuple) -> Any:
         return ~carry[2].all()
 
-    start = (state, key, jnp.zeros(episodes, bool), jnp.zeros(episodes))
-    _, _, _, returns = jax.jit(partial(jax.lax.while_loop, unfinished, play))(start)
-    return float(returns.mean())
+    with running(vector):
+        state = vector.reset(environment_keys(reset_key, 0, episodes))
+        start = (state, key, jnp.zeros(episodes, bool), jnp.zeros(episodes))
+        _, _, _, returns = jax.jit(partial(jax.lax.while_loop, unfinished, play))(start)
+        return float(returns.mean())
 
 
 def main() -> int:

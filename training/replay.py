@@ -231,3 +231,11 @@ class ReplayBuffer:
         first = self._first_step(replay)
         complete = first + self.length <= replay.count
         return (first >= 0) & complete & (first >= replay.count - self.capacity)
+
+
+def cut_streams(replay: Replay) -> Replay:
+    """The newest step of every stream as the last of its episode: what is added next does not follow from it."""
+    capacity, num_envs = replay.steps.last.shape
+    newest = jnp.where(replay.count > 0, (replay.count - 1) % capacity, capacity)  # out of range: there is none
+    last = replay.steps.last.at[newest, jnp.arange(num_envs)].set(True, mode="drop")
+    return dataclasses.replace(replay, steps=dataclasses.replace(replay.steps, last=last))

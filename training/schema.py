@@ -15,16 +15,18 @@ class EnvConfig:
     """The environment and how many copies of it are stepped together.
 
     Attributes:
-        id: `suite/Name`; `hippodrome list envs` shows all.
+        id: `suite/Name`; `hippodrome list envs` shows all, and `gymnasium/ID` is whatever `gymnasium.make("ID")` makes.
         num_envs: copies stepped together, in all shards together.
         kwargs: arguments of the environment's constructor, NAME=VALUE.
         params: fields of its `default_params` to replace, NAME=VALUE.
+        host_workers: processes that step the copies of an environment on the host (gymnasium); 0: this one.
     """
 
     id: str = "popgym/RepeatPreviousEasy"
     num_envs: PositiveInt = 64
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
+    host_workers: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)

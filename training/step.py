@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from hippodrome.agents import Agent, make_agent
-from hippodrome.envs import Outcome, VectorEnv, VectorState, environment_keys
+from hippodrome.envs import Outcome, VectorEnv, VectorState, environment_keys, vectorize
 
 from .advance import Advance, from_dataset, from_replay, on_policy, replay_ratio
 from .checks import build_env
@@ -97,7 +97,7 @@ class Experiment:
 def make_environment(env_config: Any, num_steps: int) -> VectorEnv:
     """The vectorised environment of a configuration, its parameters overridden where asked."""
     env, params = build_env(env_config)
-    return VectorEnv(env, params, num_steps=num_steps)
+    return vectorize(env, params, num_steps=num_steps, host_workers=env_config.host_workers)
 
 
 def make_experiment(config: Any, about: About | None = None) -> Experiment:

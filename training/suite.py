@@ -42,7 +42,7 @@ def read_suite(name: str) -> Suite:
     Raises:
         ConfigError: for an unknown name or environment, or one without references.
     """
-    from hippodrome.envs import list_envs
+    from hippodrome.envs import is_known, list_envs
 
     is_file = name.endswith((".yaml", ".yml"))
     content = read_yaml(Path(name)) if is_file else load_suite(name)
@@ -55,7 +55,7 @@ def read_suite(name: str) -> Suite:
         errors.append(f"environments={environments!r} must be a list of ids, at least one")
     else:
         known = list_envs()
-        errors += [unknown_name("environments:", each, known) for each in environments if each not in known]
+        errors += [unknown_name("environments:", each, known) for each in environments if not is_known(each)]
         errors += [f"environments: {each!r} is listed twice" for each in _repeated(environments)]
     if errors:
         raise ConfigError(errors, name)

@@ -1,6 +1,6 @@
 """Environments of other libraries behind this one's protocol; each library is imported only when one of its is made."""
 
-from hippodrome.envs.registry import register_env, register_unavailable
+from hippodrome.envs.registry import register_env, register_suite, register_unavailable
 
 # Every environment of gymnax 1.0 that fits (docs/environments.md says why two do not).
 _GYMNAX = (
@@ -39,3 +39,4 @@ for _name in _GYMNAX:
     register_env(f"gymnax/{_name}", f"{__name__}.gymnax_env:make_gymnax", gymnax_id=_name)
 for _name, _reason in _GYMNAX_UNAVAILABLE.items():
     register_unavailable(f"gymnax/{_name}", _reason)
+register_suite("gymnasium", f"{__name__}.gymnasium_env:make_gymnasium")
