@@ -17,8 +17,8 @@ from gymnasium import spaces
 from hippodrome.training import evaluate, load_policy, train
 from hippodrome.training.config import config_differences, load_config
 from hippodrome.training.errors import ConfigError, EnvironmentFailure
-from hippodrome.training.host import restarted, running
 from hippodrome.training.given import RESUMABLE_FIELDS
+from hippodrome.training.host import restarted, running
 from hippodrome.training.metrics import read_metrics
 from hippodrome.training.replay import cut_streams
 from hippodrome.training.replay_size import replay_buffer
