@@ -1,7 +1,7 @@
 """What a world model's latents hold of a pendulum and of what moves behind it: linear probes.
 
     uv run benchmarks/distractors.py [--backgrounds clean noise texture] [--arms reconstruction ...] [--seeds 0 1 2]
-                                     [--updates 1500] [--results runs/distractors.json] [--table-only]
+                                     [--updates 800] [--results runs/distractors.json] [--table-only]
 
 A world model learns from one fixed data set of random torques on hippodrome/PixelPendulum, 32 x 32 pixels: 1,024
 windows of 32 steps from the start of an episode. Then ridge regression reads two things from its features (deter and
@@ -53,7 +53,7 @@ ARMS = {
 }
 MODEL = (
     *("--memory.kind", "s5", "--memory.d-state", "128", "--memory.num-layers", "2", "--agent.posterior", "parallel"),
-    *("--agent.batch-length", str(LENGTH), "--agent.imagination-stride", str(LENGTH), "--agent.image-depth", "8"),
+    *("--agent.batch-length", str(LENGTH), "--agent.imagination-stride", str(LENGTH), "--agent.image-depth", "4"),
     *("--agent.learning-rate", "1e-3", "--agent.reward-unit", "0.005"),
 )
 
@@ -126,7 +126,7 @@ class WorldModel:
         self.agent: Any = make_experiment(load_config("dreamer", words)).agent
         self.unmasked: Any = make_experiment(load_config("dreamer", [*words, "--agent.mask-ratio", "0"])).agent
         self.state = jax.jit(lambda key: self.agent.init(key, 1))(jax.random.key(seed))
-        self.batch_size = 16
+        self.batch_size = 8
 
     def batch(self, steps: ReplayStep, chosen: jax.Array) -> ReplayBatch:
         """Windows by number."""
@@ -137,7 +137,7 @@ class WorldModel:
         agent = self.agent
         reward_range = steps.reward.min(), steps.reward.max()
 
-        def update(carried, update_key):
+        def update(steps, carried, update_key):
             params, target, optimizer = carried
             choose_key, loss_key = jax.random.split(update_key)
             batch = self.batch(steps, jax.random.randint(choose_key, (self.batch_size,), 0, TRAIN_WINDOWS))
@@ -152,8 +152,8 @@ class WorldModel:
 
         target = dict(self.state.target) if self.state.target else {}
         carried = self.state.params, target, self.state.optimizer
-        run = jax.jit(partial(jax.lax.scan, update))
-        (params, target, optimizer), loss = run(carried, jax.random.split(key, updates))
+        run = jax.jit(lambda carried, keys, steps: jax.lax.scan(partial(update, steps), carried, keys))
+        (params, target, optimizer), loss = run(carried, jax.random.split(key, updates), steps)
         self.state = dataclasses.replace(self.state, params=params, target=target or (), optimizer=optimizer)
         return float(loss[-100:].mean())
 
@@ -161,13 +161,13 @@ class WorldModel:
         """deter and the latent's probabilities from unmasked pictures, `[T, N, F]`."""
 
         @jax.jit
-        def run(params, target):
-            batch = self.batch(steps, jnp.arange(steps.reset.shape[1]))
+        def run(params, target, steps):
+            batch = ReplayBatch(steps, self.agent.initial_carry(steps.reset.shape[1]))
             beliefs = observe_window(self.unmasked, params, target, batch, jax.random.key(0))
             probs = jnp.exp(beliefs.latents.posterior)
             return jnp.concatenate([beliefs.latents.deter, probs.reshape(*probs.shape[:2], -1)], -1)
 
-        return np.asarray(run(self.state.params, self.state.target))
+        return np.asarray(run(self.state.params, self.state.target, steps))
 
 
 def probe_r2(fit: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], ridge: float = 1.0) -> float:
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--backgrounds", nargs="+", choices=BACKGROUNDS, default=list(BACKGROUNDS))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--updates", type=int, default=800)
     parser.add_argument("--results", type=Path, default=Path("runs/distractors.json"))
     parser.add_argument("--table-only", action="store_true")
     arguments = parser.parse_args()
