@@ -34,6 +34,10 @@ from hippodrome.training.step import make_experiment
 EVALUATE_EVERY = 1_280
 
 
+PARALLEL = "--agent.posterior parallel --agent.imagination-stride 4"
+S5 = "--memory.kind s5 --memory.d-state 128 --memory.num-layers 2"
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """An environment, how long it is trained on, and the return that cannot be passed.
@@ -57,15 +61,24 @@ REPEAT = "--agent.train-ratio 64 --agent.reward-unit 0.02 --agent.entropy-coef 1
 # One reward in 31 steps: with the weight of all others it is not learnt. It is the exclusive or of a bit and the last
 # action; a policy that nothing keeps random settles on one action, and then it is that bit.
 CHAIN = "--agent.train-ratio 64 --agent.learning-rate 1e-3 --agent.reward-coef 30 --agent.entropy-coef 0"
+# Rewards of a step are at most 1/200.
+PIXELS = (
+    f"{S5} --agent.posterior parallel --agent.imagination-stride 8 --agent.train-ratio 16 --agent.image-depth 4 "
+    "--agent.learning-rate 1e-3 --agent.reward-unit 0.005"
+)
 TASKS = {
     "empty": Task("hippodrome/Empty-5x5", 25_000, 0.955),
     "cartpole": Task("popgym/PositionOnlyCartPoleEasy", 25_000, 1.0),
     "repeat": Task("popgym/RepeatPreviousEasy", 60_000, 1.0, agent_flags=REPEAT),
+    **{
+        f"pendulum-{background}": Task(
+            "hippodrome/PixelPendulum", 20_000, 1.0, f"--env.kwargs background={background} size=32", PIXELS
+        )
+        for background in ("clean", "noise")
+    },
     "chain": Task("gymnax/MemoryChain-bsuite", 30_000, 1.0, "--env.params memory_length=30", CHAIN),
 }
 
-PARALLEL = "--agent.posterior parallel --agent.imagination-stride 4"
-S5 = "--memory.kind s5 --memory.d-state 128 --memory.num-layers 2"
 # The agent's parameters are those of the one with a block-GRU within 5 %, on RepeatPreviousEasy.
 BACKBONES: dict[str, tuple[str, ...]] = {
     "block-GRU": (),
@@ -114,6 +127,13 @@ def ppo_cell(num_envs: int) -> Cell:
     return Cell(f"PPO, {num_envs} environments", "cartpole", flags, "popgym", 300_000)
 
 
+# Of benchmarks/distractors.py.
+_HRSSM = "--agent.latent-coef 1 --agent.mask-ratio 0.5 --agent.mask-patch 5 --agent.bisimulation-coef 1"
+PIXEL_ARMS = {
+    "reconstruction": (),
+    "HRSSM": (*_HRSSM.split(), "--agent.reconstruction-coef", "0"),
+    "Barlow": ("--agent.barlow-coef", "1", "--agent.reconstruction-coef", "0"),
+}
 GATE_S5 = (*S5.split(), *PARALLEL.split())
 GROUPS: dict[str, list[Cell]] = {
     "gates": [
@@ -133,9 +153,22 @@ GROUPS: dict[str, list[Cell]] = {
         for task, steps in (("repeat", 30_000), ("cartpole", 15_000))
         for choice in ("full", "output", "hidden")
     ],
-    "reward-unit": [
+    "small-rewards": [
         Cell(f"reward_unit {unit}", "repeat", (*GATE_S5, "--agent.reward-unit", unit), steps=30_000)
         for unit in ("0.02", "1")
+    ],
+    "rare-rewards": [
+        Cell(label, "chain", (*GATE_S5, *flags), steps=20_000)
+        for label, flags in (
+            ("as above", ()),
+            ("reward_coef 1", ("--agent.reward-coef", "1")),
+            ("entropy_coef 3e-4", ("--agent.entropy-coef", "3e-4")),
+        )
+    ],
+    "distractor-returns": [
+        Cell(arm, f"pendulum-{background}", flags)
+        for background in ("clean", "noise")
+        for arm, flags in PIXEL_ARMS.items()
     ],
 }
 
