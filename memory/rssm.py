@@ -138,13 +138,34 @@ class RSSM(nn.Module):
             reset: True where the observation is the first of an episode.
             noise: Gumbel noise of the posterior's samples; None takes the most likely latent.
         """
-        if self.posterior == "recurrent":
-            return self._observe_in_turn(carry, embedding, previous_action, reset, noise)
-        posterior = self._posterior(None, embedding)
-        stoch = _flat(straight_through(posterior, noise))
-        before = jnp.concatenate([carry.stoch[None], stoch[:-1]])
-        memory, deter = self.memory(carry.memory, self._input(before, previous_action, reset), reset)
-        return RSSMCarry(memory, stoch[-1]), Latents(deter, stoch, posterior, self.prior(deter))
+        carries, latents = self.observe_in_chunks(
+            carry, embedding, previous_action, reset, noise, stride=embedding.shape[0]
+        )
+        return jax.tree.map(lambda leaf: leaf[0], carries), latents
+
+    def observe_in_chunks(
+        self,
+        carry: RSSMCarry,
+        embedding: Float[Array, "T *B E"],
+        previous_action: Float[Array, "T *B A"],
+        reset: Bool[Array, "T *B"],
+        noise: Float[Array, "T *B G C"] | None,
+        *,
+        stride: int,
+    ) -> tuple[RSSMCarry, Latents]:
+        """`observe`, with the carries after steps S-1, 2S-1, ..., T-1, leaves `[T/S, *B, ...]`.
+
+        Gradients run through the whole window. The carries are what imagination starts from and what replay stores.
+
+        Raises:
+            ValueError: if `stride` (S) does not divide T.
+        """
+        steps = embedding.shape[0]
+        if steps % stride:
+            raise ValueError(f"stride={stride} must divide the window of {steps} steps")
+        run = self._observe_in_turn if self.posterior == "recurrent" else self._observe_at_once
+        carries, deter, stoch, posterior = run(carry, embedding, previous_action, reset, noise, stride)
+        return carries, Latents(deter, stoch, posterior, self.prior(deter))
 
     def step(
         self,
@@ -155,7 +176,9 @@ class RSSM(nn.Module):
         noise: Float[Array, "*B G C"] | None,
     ) -> tuple[RSSMCarry, Latents]:
         """One step of the same."""
-        memory, deter = self.memory.step(carry.memory, self._input(carry.stoch, previous_action, reset), reset)
+        memory, deter = self.memory.step(
+            carry.memory, self._input(carry.stoch, self._embed_action(previous_action, reset), reset), reset
+        )
         posterior = self._posterior(deter, embedding)
         stoch = _flat(straight_through(posterior, noise))
         return RSSMCarry(memory, stoch), Latents(deter, stoch, posterior, self.prior(deter))
@@ -165,7 +188,9 @@ class RSSM(nn.Module):
     ) -> tuple[RSSMCarry, Float[Array, "*B D"]]:
         """One step without an observation: the next carry, whose `stoch` is drawn from the prior, and deter."""
         running = jnp.zeros(carry.stoch.shape[:-1], bool)
-        memory, deter = self.memory.step(carry.memory, self._input(carry.stoch, action, running), running)
+        memory, deter = self.memory.step(
+            carry.memory, self._input(carry.stoch, self._embed_action(action, running), running), running
+        )
         return RSSMCarry(memory, _flat(straight_through(self.prior(deter), noise))), deter
 
     def posterior_at(
@@ -178,24 +203,49 @@ class RSSM(nn.Module):
         """Log probabilities of the latent before the observation is seen."""
         return self._grouped(self.prior_logits(self.prior_hidden(deter)))
 
-    def _observe_in_turn(self, carry, embedding, previous_action, reset, noise):
+    def _observe_at_once(self, carry, embedding, previous_action, reset, noise, stride):
+        """All latents first, then the memory over them, chunk by chunk."""
+        posterior = self._posterior(None, embedding)
+        stoch = _flat(straight_through(posterior, noise))
+        before = jnp.concatenate([carry.stoch[None], stoch[:-1]])
+        inputs = self._input(before, self._embed_action(previous_action, reset), reset)
+
+        def chunk(module, memory, inputs):
+            memory, deter = module.memory(memory, *inputs)
+            return memory, (memory, deter)
+
+        _, (carries, deter) = _scan(chunk)(self, carry.memory, _cut((inputs, reset), stride))
+        return RSSMCarry(carries, stoch[stride - 1 :: stride]), _join(deter), stoch, posterior
+
+    def _observe_in_turn(self, carry, embedding, previous_action, reset, noise, stride):
+        """Step by step: each latent needs the memory's output, that of the next step the latent."""
         if noise is None:
             noise = jnp.zeros((*embedding.shape[:-1], self.groups, self.classes))
 
         def one(module, carry, inputs):
-            return module.step(carry, *inputs)
+            embedding, action, reset, noise = inputs
+            memory, deter = module.memory.step(carry.memory, module._input(carry.stoch, action, reset), reset)
+            posterior = module._posterior(deter, embedding)
+            stoch = _flat(straight_through(posterior, noise))
+            return RSSMCarry(memory, stoch), (deter, stoch, posterior)
 
-        # Parameters are the same at every step; `nn.scan` keeps flax's bookkeeping out of the loop.
-        scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
-        return scan(self, carry, (embedding, previous_action, reset, noise))
+        def chunk(module, carry, inputs):
+            carry, found = _scan(one)(module, carry, inputs)
+            return carry, (carry, found)
 
-    def _input(self, stoch, previous_action, reset):
-        """The memory's input from the latent before and the action since; both are null at a reset."""
+        inputs = embedding, self._embed_action(previous_action, reset), reset, noise
+        _, (carries, found) = _scan(chunk)(self, carry, _cut(inputs, stride))
+        return carries, *_join(found)
+
+    def _input(self, stoch, action, reset):
+        """The memory's input from the latent before, null at a reset, and the embedded action since."""
         stoch = reset_where(reset, jnp.zeros_like(stoch), stoch)
-        action = reset_where(reset, jnp.zeros_like(previous_action), previous_action)
-        # Actions out of bounds act as the bounds do.
-        action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
-        return jnp.concatenate([self.embed_stoch(stoch), self.embed_action(action)], axis=-1)
+        return jnp.concatenate([self.embed_stoch(stoch), action], axis=-1)
+
+    def _embed_action(self, action, reset):
+        """Null at a reset; out of bounds as the bounds are."""
+        action = reset_where(reset, jnp.zeros_like(action), action)
+        return self.embed_action(action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action))))
 
     def _posterior(self, deter, embedding):
         seen = embedding if self.posterior == "parallel" else jnp.concatenate([deter, embedding], axis=-1)
@@ -204,41 +254,6 @@ class RSSM(nn.Module):
     def _grouped(self, logits):
         logits = logits.reshape(*logits.shape[:-1], self.groups, self.classes).astype(jnp.float32)
         return uniform_mix(logits, self.mix)
-
-
-def observe_in_chunks(
-    rssm: RSSM,
-    params: Any,
-    carry: RSSMCarry,
-    inputs: tuple[Array, Array, Array, Array],
-    *,
-    stride: int,
-) -> tuple[RSSMCarry, Latents]:
-    """`observe` over a window in chunks of `stride` steps, with the carry after each.
-
-    Gradients run through the whole window. The carries are what imagination starts from and what replay stores.
-
-    Args:
-        rssm: unbound.
-        params: its variables.
-        carry: from before the first step, leaves `[*B, ...]`.
-        inputs: `(embedding, previous_action, reset, noise)`, each `[T, *B, ...]`.
-        stride: S, which must divide T.
-
-    Returns:
-        The carries after steps S-1, 2S-1, ..., T-1, leaves `[T/S, *B, ...]`, and the beliefs `[T, *B, ...]`.
-    """
-    steps = inputs[0].shape[0]
-    if steps % stride:
-        raise ValueError(f"stride={stride} must divide the window of {steps} steps")
-    chunks = jax.tree.map(lambda leaf: leaf.reshape(steps // stride, stride, *leaf.shape[1:]), inputs)
-
-    def chunk(carry, chunk_inputs):
-        carry, latents = rssm.apply(params, carry, *chunk_inputs, method="observe")
-        return carry, (carry, latents)
-
-    _, (carries, latents) = jax.lax.scan(chunk, carry, chunks)
-    return carries, jax.tree.map(lambda leaf: leaf.reshape(steps, *leaf.shape[2:]), latents)
 
 
 def memory_view(carry: RSSMCarry) -> Float[Array, "*B V"]:
@@ -256,3 +271,18 @@ def memory_view(carry: RSSMCarry) -> Float[Array, "*B V"]:
 
 def _flat(sample: Float[Array, "... G C"]) -> Float[Array, "... Z"]:
     return sample.reshape(*sample.shape[:-2], -1)
+
+
+def _scan(body: Any) -> Any:
+    # Parameters are the same at every step; `nn.scan` keeps flax's bookkeeping out of the loop.
+    return nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
+
+
+def _cut(tree: Any, stride: int) -> Any:
+    """`[T, ...]` to `[T/S, S, ...]`."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, stride, *leaf.shape[1:]), tree)
+
+
+def _join(tree: Any) -> Any:
+    """`[T/S, S, ...]` to `[T, ...]`."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)

@@ -18,7 +18,7 @@ import yaml
 
 from .checks import build_env, check_config
 from .errors import ConfigError, unknown_name
-from .overrides import parse_overrides, switch_kinds, take_early
+from .overrides import parse_overrides, switch_env, switch_kinds, take_early
 from .plugins import load_plugins
 from .schema import CheckpointConfig, EnvConfig, EvaluationConfig, LogConfig, TrainConfig
 from .validation import validate
@@ -76,7 +76,7 @@ def load_config(
         imports = list(dict.fromkeys([*imports, *early.imports]))
         raw["import_modules"] = imports
         load_plugins(imports)
-    raw = switch_kinds(raw, early.kinds, _LOG.warning)
+    raw = switch_env(switch_kinds(raw, early.kinds, _LOG.warning), early.rest, _LOG.warning)
     config = validate(raw, where=str(source))
     if early.rest:
         parsed = parse_overrides(config, early.rest, read_word=parse_scalar, prog=prog, description=description)

@@ -95,6 +95,29 @@ def switch_kinds(raw: Mapping[str, Any], kinds: Mapping[str, str], say: Callable
     return raw
 
 
+def switch_env(raw: Mapping[str, Any], arguments: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
+    """`raw` without the kwargs and params of its environment where `--env.id` names another one.
+
+    Args:
+        raw: a configuration as read from YAML.
+        arguments: flags.
+        say: called with a line if something is dropped.
+    """
+    queue, chosen = list(arguments), None
+    while queue:
+        name, equals, value = queue.pop(0).partition("=")
+        if name == "--env.id":
+            chosen = value if equals else next(iter(_take_values(queue, many=False)), None)
+    env = raw.get("env")
+    if chosen is None or not isinstance(env, Mapping) or env.get("id") == chosen:
+        return dict(raw)
+    dropped = [name for name in ("kwargs", "params") if env.get(name)]
+    if dropped:
+        listing = ", ".join(f"env.{name}={env[name]!r}" for name in dropped)
+        say(f"env.id {env.get('id')} -> {chosen}: dropped {listing}, which were of the former")
+    return {**raw, "env": {name: value for name, value in env.items() if name not in dropped}}
+
+
 def parse_overrides(
     default: TrainConfig, arguments: Sequence[str], *, read_word: Callable[[str], Any], prog: str, description: str
 ) -> TrainConfig:

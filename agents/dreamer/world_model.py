@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from hippodrome.agents.core import ReplayBatch
 from hippodrome.memory.latents import categorical_kl, groups_entropy, gumbel_noise
-from hippodrome.memory.rssm import Latents, RSSMCarry, observe_in_chunks
+from hippodrome.memory.rssm import Latents, RSSMCarry
 
 from .networks import reconstruction_loss
 from .robust import barlow_loss, bisimulation_loss, latent_reconstruction_loss, mask_images
@@ -94,12 +94,9 @@ def observe_window(agent: Any, params: Any, target: Any, batch: ReplayBatch, key
         observation = mask_images(agent.observation_space, observation, mask_key, config)
     embedding = agent.apply("encoder", params, observation)
     action = agent.encode_actions(steps.previous_action)
-    carries, latents = observe_in_chunks(
-        agent.rssm,
-        params["rssm"],
-        batch.carry,
-        (embedding, action, steps.reset, noise),
-        stride=config.imagination_stride,
+    inputs = batch.carry, embedding, action, steps.reset, noise
+    carries, latents = agent.rssm.apply(
+        params["rssm"], *inputs, stride=config.imagination_stride, method="observe_in_chunks"
     )
     raw_stoch = None
     if config.has_target:

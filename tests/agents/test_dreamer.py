@@ -18,7 +18,7 @@ from hippodrome.agents.dreamer.world_model import Beliefs, world_model_losses
 from hippodrome.envs import Box, Dict, Discrete, MultiDiscrete, VectorEnv, environment_keys, make
 from hippodrome.memory import memory_config
 from hippodrome.memory.latents import gumbel_noise
-from hippodrome.memory.rssm import Latents, observe_in_chunks
+from hippodrome.memory.rssm import Latents
 from hippodrome.training.rollout import record
 
 T, B = 12, 3
@@ -64,8 +64,9 @@ def test_a_replayed_window_retraces_the_path_that_acted(posterior):
     assert np.asarray(window.reset).any() and np.asarray(window.last).any()
     start = jax.tree.map(lambda leaf: leaf[first], carries)
     embedding = agent.apply("encoder", params, window.observation)
-    inputs = (embedding, agent.encode_actions(window.previous_action), window.reset, jnp.zeros((T, B, 3, 4)))
-    after, latents = jax.jit(lambda p: observe_in_chunks(agent.rssm, p, start, inputs, stride=1))(params["rssm"])
+    inputs = (start, embedding, agent.encode_actions(window.previous_action), window.reset, jnp.zeros((T, B, 3, 4)))
+    observe = partial(agent.rssm.apply, stride=1, method="observe_in_chunks")
+    after, latents = jax.jit(lambda p: observe(p, *inputs))(params["rssm"])
     acted = jax.tree.map(lambda leaf: leaf[first + 1 : first + 1 + T], carries)
     # The carry before a first step is not reset yet: it has seen the step that ended the episode only in replay.
     compared = ~np.asarray(window.last)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hippodrome.memory import make_memory
-from hippodrome.memory.rssm import RSSM, RSSMCarry, memory_view, observe_in_chunks
+from hippodrome.memory.rssm import RSSM, RSSMCarry, memory_view
 
 T, B, E, A = 12, 3, 5, 2
 MEMORIES = {
@@ -83,7 +83,7 @@ def test_window_chunks_and_steps_agree_in_values_and_gradients(name, posterior):
     rssm, variables, carry, inputs = subject(name, posterior)
 
     def chunks(rssm, variables, carry, inputs):
-        carries, latents = observe_in_chunks(rssm, variables, carry, inputs, stride=4)
+        carries, latents = rssm.apply(variables, carry, *inputs, stride=4, method="observe_in_chunks")
         return jax.tree.map(lambda leaf: leaf[-1], carries), latents
 
     weights = noisy(jax.tree.map(jnp.zeros_like, jax.eval_shape(partial(window, rssm), variables, carry, inputs)), 3)
@@ -191,4 +191,4 @@ def test_the_view_of_a_carry_is_real_complete_and_normalised():
 def test_a_stride_that_does_not_divide_the_window_is_refused():
     rssm, variables, carry, inputs = subject("s5", "parallel")
     with pytest.raises(ValueError, match="stride=5 must divide the window of 12 steps"):
-        observe_in_chunks(rssm, variables, carry, inputs, stride=5)
+        rssm.apply(variables, carry, *inputs, stride=5, method="observe_in_chunks")

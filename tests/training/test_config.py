@@ -284,3 +284,13 @@ def test_layers_of_a_composition_are_words_or_mappings(kind, count):
     assert load_config("quickstart", ["--memory.kind", kind, "--seed", "3"]).memory.layers
     with pytest.raises(ConfigError, match=r"layers\[0\].*'attentoin' is unknown; did you mean 'attention'"):
         load_config("quickstart", ["--memory.kind", kind, "--memory.layers", "attentoin", *words])
+
+
+def test_another_environment_drops_what_was_of_the_former(caplog):
+    config = load_config("dreamer-1m", ["--env.id", "popgym/RepeatPreviousEasy"])
+    assert config.env.kwargs == {} and config.env.id == "popgym/RepeatPreviousEasy"
+    assert "dropped env.kwargs={'size': 64}" in caplog.text
+    config = load_config("dreamer-1m", ["--env.id=hippodrome/PixelPendulum"])
+    assert config.env.kwargs == {"size": 64}
+    config = load_config("dreamer-1m", ["--env.id", "gymnax/MemoryChain-bsuite", "--env.params", "memory_length=30"])
+    assert config.env.params == {"memory_length": 30} and config.env.kwargs == {}
