@@ -1,16 +1,20 @@
 """Time of Dreamer's world-model gradient and of its whole update, by sequence model and length of the window.
 
-    uv run benchmarks/world_model_speed.py [--lengths 64 256 1024 4096] [--windows 8] [--repeats 5] [--json FILE]
+    uv run benchmarks/world_model_speed.py [--size dreamer dreamer-12m] [--lengths 64 256 1024 4096] [--steps 4096]
+                                           [--repeats 5] [--json FILE]
 
-The sequence models are those of `dreamer_runs.py`, with as many parameters: a block-GRU with the recurrent posterior,
-as in DreamerV3, and with the parallel one; S5, Mamba-2 and a hybrid with the parallel one. Observations are those of
-PositionOnlyCartPoleEasy; an episode ends every 100 steps. Whatever the length, a window is run in 16 chunks and
-imagination starts from the end of each; its horizon is that of configs/dreamer.yaml. All programs of one length run in
-turn, `repeats` times; medians are shown.
+Sizes are shipped configurations: `dreamer`, with the sequence models of `dreamer_runs.py`, and `dreamer-12m`, with S5 of
+as many parameters. Each has a block-GRU with the recurrent posterior, as in DreamerV3; the others have the parallel one.
+An update replays `steps` steps whatever the window, so that longer windows are fewer. Observations are those of
+PositionOnlyCartPoleEasy; an episode ends every 100 steps. A window is run in 16 chunks and imagination starts from the
+end of each; its horizon is that of the configuration. All programs of one length run in turn, `repeats` times; medians
+are shown.
 """
 
 import argparse
+import itertools
 import json
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -28,9 +32,14 @@ from hippodrome.training.step import make_experiment
 
 CHUNKS = 16
 EPISODE = 100
+_PARALLEL = ("--agent.posterior", "parallel")
+_LARGE_S5 = ("--memory.kind", "s5", "--memory.d-model", "1024", "--memory.d-state", "896", "--memory.num-layers", "2")
 MODELS = {
-    "block-GRU, recurrent posterior": (BACKBONES["block-GRU"], "recurrent"),
-    **{f"{label}, parallel posterior": (flags, "parallel") for label, flags in BACKBONES.items()},
+    "dreamer": {
+        "block-GRU, recurrent posterior": (),
+        **{f"{label}, parallel posterior": (*flags, *_PARALLEL) for label, flags in BACKBONES.items()},
+    },
+    "dreamer-12m": {"block-GRU, recurrent posterior": (), "S5, parallel posterior": (*_LARGE_S5, *_PARALLEL)},
 }
 
 
@@ -45,14 +54,14 @@ def random_windows(agent: Any, length: int, windows: int) -> ReplayBatch:
     return ReplayBatch(steps, agent.initial_carry(windows))
 
 
-def programs(flags: tuple[str, ...], posterior: str, length: int, windows: int) -> dict[str, Callable[[], Any]]:
+def programs(size: str, flags: tuple[str, ...], length: int, windows: int) -> dict[str, Callable[[], Any]]:
     """The gradient and the update of one sequence model, compiled."""
     words = [
-        *("--env.id", "popgym/PositionOnlyCartPoleEasy", "--agent.posterior", posterior, *flags),
+        *("--env.id", "popgym/PositionOnlyCartPoleEasy", *flags),
         *("--agent.batch-length", str(length), "--agent.batch-size", str(windows)),
         *("--agent.imagination-stride", str(length // CHUNKS)),
     ]
-    agent: Any = make_experiment(load_config("dreamer", words)).agent
+    agent: Any = make_experiment(load_config(size, words)).agent
     state = jax.jit(lambda key: agent.init(key, 1))(jax.random.key(0))
     batch, key = random_windows(agent, length, windows), jax.random.key(3)
 
@@ -71,9 +80,9 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def measure(length: int, windows: int, repeats: int) -> dict[str, dict[str, float]]:
+def measure(size: str, length: int, windows: int, repeats: int) -> dict[str, dict[str, float]]:
     """Median seconds of every program at one length, run in turn."""
-    made = {label: programs(*choice, length, windows) for label, choice in MODELS.items()}
+    made = {label: programs(size, flags, length, windows) for label, flags in MODELS[size].items()}
     found: dict[tuple[str, str], list[float]] = {(label, what): [] for label in made for what in made[label]}
     for repeat in range(repeats + 1):
         for label, what in found:
@@ -86,24 +95,27 @@ def measure(length: int, windows: int, repeats: int) -> dict[str, dict[str, floa
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--lengths", nargs="+", type=int, default=[64, 256, 1024, 4096])
-    parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4096, help="of an update, all windows together")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     for length in arguments.lengths:
-        if length % CHUNKS:
-            parser.error(f"--lengths {length} must be divisible by {CHUNKS}")
-    print("| Window | Sequence model | Gradient (ms) | Faster than DreamerV3's | Update (ms) | Faster |")
-    print("|---:|---|---:|---:|---:|---:|", flush=True)
+        if length % CHUNKS or arguments.steps % length:
+            parser.error(f"--lengths {length} must be divisible by {CHUNKS} and divide --steps {arguments.steps}")
+    logging.getLogger("hippodrome.config").setLevel(logging.ERROR)
+    print("| Size | Window | Sequence model | Gradient (ms) | Times as fast | Update (ms) | Times as fast |")
+    print("|---|---:|---|---:|---:|---:|---:|", flush=True)
     results = {}
-    for length in arguments.lengths:
-        results[length] = measure(length, arguments.windows, arguments.repeats)
-        base = next(iter(results[length].values()))
-        for label, found in results[length].items():
-            cells = [str(length), label]
+    for size, length in itertools.product(arguments.size, arguments.lengths):
+        found = measure(size, length, arguments.steps // length, arguments.repeats)
+        results[f"{size}/{length}"] = found
+        base = next(iter(found.values()))
+        for label, times in found.items():
+            cells = [size, str(length), label]
             for what in ("gradient", "update"):
-                cells += [f"{1e3 * found[what]:.0f}", f"{base[what] / found[what]:.2f}"]
+                cells += [f"{1e3 * times[what]:.0f}", f"{base[what] / times[what]:.2f}"]
             print(f"| {' | '.join(cells)} |", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))
