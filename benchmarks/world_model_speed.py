@@ -3,9 +3,9 @@
     uv run benchmarks/world_model_speed.py [--size dreamer dreamer-12m] [--lengths 64 256 1024 4096] [--steps 4096]
                                            [--repeats 5] [--json FILE]
 
-Sizes are shipped configurations: `dreamer`, with the sequence models of `dreamer_runs.py`, and `dreamer-12m`, with S5 of
-as many parameters. Each has a block-GRU with the recurrent posterior, as in DreamerV3; the others have the parallel one.
-An update replays `steps` steps whatever the window, so that longer windows are fewer. Observations are those of
+Sizes are shipped configurations: `dreamer`, with the sequence models of `dreamer_runs.py`, and `dreamer-12m`, with S5
+of as many parameters. Each has a block-GRU with the recurrent posterior, as in DreamerV3; the others have the parallel
+one. An update replays `steps` steps whatever the window, so that longer windows are fewer. Observations are those of
 PositionOnlyCartPoleEasy; an episode ends every 100 steps. A window is run in 16 chunks and imagination starts from the
 end of each; its horizon is that of the configuration. All programs of one length run in turn, `repeats` times; medians
 are shown.
