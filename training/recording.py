@@ -17,13 +17,14 @@ from rich.table import Table
 from hippodrome.agents import Decision, ReplayStep
 from hippodrome.envs import Timestep, VectorEnv, environment_keys
 
-from .checks import build_env
 from .config import list_configs, load_config
 from .dataset import new_file, write_rows
 from .episodes import max_episode_steps, require_ended
 from .evaluation import CheckpointChoice, check_numbers, open_run
+from .host import running
 from .rollout import record
 from .schema import EnvConfig
+from .step import make_environment
 
 _TOGETHER = 64
 _CHUNK = 64
@@ -64,18 +65,19 @@ def record_episodes(
     path = new_file(path)
     if random:
         env_config, params = _environment_of(source), None
-        envs = VectorEnv(*build_env(env_config), num_steps=_CHUNK)
+        envs = make_environment(env_config, num_steps=_CHUNK)
         agent, policy = _random_agent(envs), "random"
     else:
         config, experiment, params, _, about = open_run(source, train_seed, step)
         env_config, agent = config.env, experiment.agent
-        envs = VectorEnv(*build_env(env_config), num_steps=_CHUNK)
+        envs = make_environment(env_config, num_steps=_CHUNK)
         way = "deterministic" if deterministic else "sampled"
         policy = f"{config.agent.kind} over {config.memory.kind}, update {about['update']}, {way}"
         agent = types.SimpleNamespace(
             act=partial(agent.act, deterministic=deterministic), initial_carry=agent.initial_carry
         )
-    rows = play_episodes(agent, envs, params, jax.random.key(seed), num_episodes=episodes)
+    with running(envs):
+        rows = play_episodes(agent, envs, params, jax.random.key(seed), num_episodes=episodes)
     written = write_rows(path, rows, envs, env=env_config.id, policy=policy)
     returns = [float(each.reward.sum()) for each in rows]
     return {

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from hippodrome.training import evaluate, load_policy, train
+from hippodrome.training import evaluate, load_policy, record_episodes, train
 from hippodrome.training.config import config_differences, load_config
 from hippodrome.training.errors import ConfigError, EnvironmentFailure
 from hippodrome.training.given import RESUMABLE_FIELDS
@@ -229,3 +229,9 @@ def test_how_copies_are_spread_may_change_when_a_run_goes_on(finished):
     spread = dataclasses.replace(config, env=dataclasses.replace(config.env, host_workers=3))
     assert make_environment(spread.env, num_steps=1).workers == 3
     assert config_differences(spread, config, ignore=RESUMABLE_FIELDS) == []
+
+
+def test_episodes_are_recorded_and_the_environments_closed(tmp_path):
+    result = record_episodes(HOST, tmp_path / "rooms.npz", random=True, episodes=3)
+    assert result["episodes"] == 3 and result["env"] == HOST
+    assert 3 * 2 <= result["steps"] <= 3 * (LIMIT + 1)
