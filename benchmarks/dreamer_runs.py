@@ -11,10 +11,10 @@ where it was solved: the environment steps at the first of three evaluations in 
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
-import re
 import signal
 import statistics
 import subprocess
@@ -32,141 +32,105 @@ from hippodrome.training.statistics import summarize_returns
 from hippodrome.training.step import make_experiment
 
 EVALUATE_EVERY = 1_280
-
-
-PARALLEL = "--agent.posterior parallel --agent.imagination-stride 4"
-S5 = "--memory.kind s5 --memory.d-state 128 --memory.num-layers 2"
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """An environment, how long it is trained on, and the return that cannot be passed.
-
-    Attributes:
-        env_id, env_flags: the environment.
-        steps: environment steps.
-        best: the highest return there is, as a mean over episodes.
-        agent_flags: of Dreamer on it.
-    """
-
-    env_id: str
-    steps: int
-    best: float
-    env_flags: str = ""
-    agent_flags: str = "--agent.train-ratio 64"
-
-
-# Rewards of RepeatPreviousEasy are 1/48.
-REPEAT = "--agent.train-ratio 64 --agent.reward-unit 0.02 --agent.entropy-coef 1e-2"
-# One reward in 31 steps: with the weight of all others it is not learnt. It is the exclusive or of a bit and the last
-# action; a policy that nothing keeps random settles on one action, and then it is that bit.
-CHAIN = "--agent.train-ratio 64 --agent.learning-rate 1e-3 --agent.reward-coef 30 --agent.entropy-coef 0"
-# Rewards of a step are at most 1/200.
-PIXELS = (
-    f"{S5} --agent.posterior parallel --agent.imagination-stride 8 --agent.train-ratio 16 --agent.image-depth 4 "
-    "--agent.learning-rate 1e-3 --agent.reward-unit 0.005"
-)
-TASKS = {
-    "empty": Task("hippodrome/Empty-5x5", 25_000, 0.955),
-    "cartpole": Task("popgym/PositionOnlyCartPoleEasy", 25_000, 1.0),
-    "repeat": Task("popgym/RepeatPreviousEasy", 60_000, 1.0, agent_flags=REPEAT),
-    **{
-        f"pendulum-{background}": Task(
-            "hippodrome/PixelPendulum", 20_000, 1.0, f"--env.kwargs background={background} size=32", PIXELS
-        )
-        for background in ("clean", "noise")
-    },
-    "chain": Task("gymnax/MemoryChain-bsuite", 30_000, 1.0, "--env.params memory_length=30", CHAIN),
+TOLERANCE = 0.05
+# The highest mean return there is.
+BEST = {
+    "dreamer-empty-room": 0.955,
+    "dreamer-cartpole": 1.0,
+    "dreamer-repeat-previous": 1.0,
+    "dreamer-memory-chain": 1.0,
+    "dreamer-pendulum": 1.0,
 }
-
 # The agent's parameters are those of the one with a block-GRU within 5 %, on RepeatPreviousEasy.
 BACKBONES: dict[str, tuple[str, ...]] = {
-    "block-GRU": (),
-    "S5": ("--memory.kind", "s5", "--memory.num-layers", "1", "--memory.d-state", "128"),
+    "block-GRU": ("--memory.kind", "block_gru", "--memory.hidden", "64", "--memory.num-blocks", "4"),
+    "S5": ("--memory.kind", "s5", "--memory.d-state", "128"),
     "Mamba-2": (
-        "--memory.kind", "mamba2", "--memory.num-layers", "1", "--memory.d-model", "64", "--memory.expand", "1",
-        "--memory.d-state", "8",
+        *("--memory.kind", "mamba2", "--memory.d-model", "64", "--memory.expand", "1", "--memory.d-state", "8"),
     ),
     "hybrid: block-GRU, S5": (
-        "--memory.kind", "hybrid", "--memory.num-layers", "1", "--memory.d-model", "96", "--memory.layers",
+        *("--memory.kind", "hybrid", "--memory.d-model", "96", "--memory.layers"),
         '{"kind": "block_gru", "hidden": 64, "num_blocks": 4}', '{"kind": "s5", "d_state": 64}',
     ),
 }  # fmt: skip
-TOLERANCE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One row of a table: a task under one agent."""
+    """One row of a table: a shipped configuration, with flags.
+
+    Attributes:
+        label: what it is.
+        config: its name.
+        flags: what differs from it.
+        best: the highest mean return there is.
+    """
 
     label: str
-    task: str
+    config: str
     flags: tuple[str, ...] = ()
-    config: str = "dreamer"
-    steps: int | None = None
+    best: float = 1.0
 
-    @property
-    def words(self) -> list[str]:
-        """The command line of its runs, without seed and folder."""
-        task = TASKS[self.task]
-        words = [self.config, "--env.id", task.env_id, *task.env_flags.split()]
-        if self.config == "dreamer":
-            words += task.agent_flags.split()
-        return [*words, "--total-env-steps", str(self.steps or task.steps), *self.flags]
+    @functools.cached_property
+    def resolved(self) -> Any:
+        """The configuration."""
+        return load_config(self.config, self.flags)
 
 
-def backbone_cells(task: str, steps: int) -> list[Cell]:
+def cell(label: str, config: str, *flags: str, steps: int | None = None) -> Cell:
+    """A cell of Dreamer, with another number of environment steps where given."""
+    words = [] if steps is None else ["--total-env-steps", str(steps)]
+    return Cell(label, config, (*words, *flags), BEST[config])
+
+
+def backbone_cells(config: str, steps: int) -> list[Cell]:
     """The four sequence models with the same posterior, window and number of parameters."""
-    return [Cell(label, task, (*flags, *PARALLEL.split()), steps=steps) for label, flags in BACKBONES.items()]
+    return [cell(label, config, *flags, "--memory.num-layers", "1", steps=steps) for label, flags in BACKBONES.items()]
 
 
 def ppo_cell(num_envs: int) -> Cell:
     """PPO on the cartpole; minibatches are groups of environments."""
-    minibatches = min(num_envs, 8)
-    flags = ("--env.num-envs", str(num_envs), "--agent.num-minibatches", str(minibatches))
-    return Cell(f"PPO, {num_envs} environments", "cartpole", flags, "popgym", 300_000)
+    flags = f"--env.id popgym/PositionOnlyCartPoleEasy --env.num-envs {num_envs} --total-env-steps 300000"
+    minibatches = ("--agent.num-minibatches", str(min(num_envs, 8)))
+    return Cell(f"PPO, {num_envs} environments", "popgym", (*flags.split(), *minibatches))
 
 
-# Of benchmarks/distractors.py.
+# Arms of benchmarks/distractors.py.
 _HRSSM = "--agent.latent-coef 1 --agent.mask-ratio 0.5 --agent.mask-patch 5 --agent.bisimulation-coef 1"
 PIXEL_ARMS = {
     "reconstruction": (),
     "HRSSM": (*_HRSSM.split(), "--agent.reconstruction-coef", "0"),
     "Barlow": ("--agent.barlow-coef", "1", "--agent.reconstruction-coef", "0"),
 }
-GATE_S5 = (*S5.split(), *PARALLEL.split())
 GROUPS: dict[str, list[Cell]] = {
     "gates": [
-        Cell("block-GRU, recurrent posterior", "empty"),
-        Cell("S5, parallel posterior", "cartpole", GATE_S5),
-        Cell("S5, parallel posterior", "repeat", GATE_S5),
-        Cell("S5, parallel posterior", "chain", GATE_S5),
+        cell("block-GRU, recurrent posterior", "dreamer-empty-room"),
+        cell("S5, parallel posterior", "dreamer-cartpole"),
+        cell("S5, parallel posterior", "dreamer-repeat-previous"),
+        cell("S5, parallel posterior", "dreamer-memory-chain"),
     ],
     "ppo": [ppo_cell(num_envs) for num_envs in (4, 16, 64)],
     "backbones": [
-        *backbone_cells("repeat", 30_000),
-        *backbone_cells("chain", 20_000),
-        *backbone_cells("cartpole", 15_000),
+        *backbone_cells("dreamer-repeat-previous", 40_000),
+        *backbone_cells("dreamer-memory-chain", 20_000),
+        *backbone_cells("dreamer-cartpole", 20_000),
     ],
     "actor-input": [
-        Cell(f"actor_input {choice}", task, (*GATE_S5, "--agent.actor-input", choice), steps=steps)
-        for task, steps in (("repeat", 30_000), ("cartpole", 15_000))
+        cell(f"actor_input {choice}", config, "--agent.actor-input", choice, steps=steps)
+        for config, steps in (("dreamer-repeat-previous", 40_000), ("dreamer-cartpole", 20_000))
         for choice in ("full", "output", "hidden")
     ],
     "small-rewards": [
-        Cell(f"reward_unit {unit}", "repeat", (*GATE_S5, "--agent.reward-unit", unit), steps=30_000)
+        cell(f"reward_unit {unit}", "dreamer-repeat-previous", "--agent.reward-unit", unit, steps=40_000)
         for unit in ("0.02", "1")
     ],
     "rare-rewards": [
-        Cell(label, "chain", (*GATE_S5, *flags), steps=20_000)
-        for label, flags in (
-            ("as above", ()),
-            ("reward_coef 1", ("--agent.reward-coef", "1")),
-            ("entropy_coef 3e-4", ("--agent.entropy-coef", "3e-4")),
-        )
+        cell("as shipped", "dreamer-memory-chain", steps=20_000),
+        cell("reward_coef 1", "dreamer-memory-chain", "--agent.reward-coef", "1", steps=20_000),
+        cell("entropy_coef 3e-4", "dreamer-memory-chain", "--agent.entropy-coef", "3e-4", steps=20_000),
     ],
     "distractor-returns": [
-        Cell(arm, f"pendulum-{background}", flags)
+        cell(f"{background}: {arm}", "dreamer-pendulum", "--env.kwargs", f"background={background}", "size=32", *flags)
         for background in ("clean", "noise")
         for arm, flags in PIXEL_ARMS.items()
     ],
@@ -175,9 +139,8 @@ GROUPS: dict[str, list[Cell]] = {
 
 def folder_of(cell: Cell, seed: int, root: Path) -> Path:
     """Where a run lies; cells of several groups that are the same run share it."""
-    label = "-".join(re.findall(r"[A-Za-z0-9.]+", " ".join(cell.words)))
-    digest = hashlib.sha256(" ".join(cell.words).encode()).hexdigest()[:8]
-    return root / f"{cell.task}-{label[:40]}-{digest}-seed{seed}"
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(cell.resolved), default=str).encode()).hexdigest()[:8]
+    return root / f"{cell.config}-{cell.resolved.memory.kind}-{digest}-seed{seed}"
 
 
 def train(cell: Cell, seed: int, root: Path) -> None:
@@ -189,9 +152,17 @@ def train(cell: Cell, seed: int, root: Path) -> None:
     if (folder / "checkpoints").exists():
         command += ["--resume", str(folder)]
     else:
-        config = load_config(cell.words[0], cell.words[1:])
-        per_update = config.env.num_envs * config.agent.num_steps
-        command += [*cell.words, "--seed", str(seed), "--run-dir", str(folder), "--evaluation.episodes", "64"]
+        per_update = cell.resolved.env.num_envs * cell.resolved.agent.num_steps
+        command += [
+            cell.config,
+            *cell.flags,
+            "--seed",
+            str(seed),
+            "--run-dir",
+            str(folder),
+            "--evaluation.episodes",
+            "64",
+        ]
         command += ["--evaluation.every-updates", str(max(1, EVALUATE_EVERY // per_update))]
         command += ["--log.every-updates", str(max(1, EVALUATE_EVERY // per_update)), "--log.no-tensorboard"]
     process = subprocess.Popen(command, stdout=sys.stderr)
@@ -232,7 +203,7 @@ def solved_at(curve: list[list[float]], final: float, steps: int, best: float) -
 
 def count_parameters(cell: Cell) -> int:
     """Of the agent, without making it."""
-    agent = make_experiment(load_config(cell.words[0], cell.words[1:])).agent
+    agent = make_experiment(cell.resolved).agent
     shapes = jax.eval_shape(lambda: agent.init(jax.random.key(0), 1).params)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
@@ -253,12 +224,12 @@ def table(group: str, seeds: list[int], root: Path) -> str:
 
 def row(cell: Cell, found: list[dict[str, Any]]) -> str:
     """One cell: the mean over seeds, its 95 % bootstrap interval, and each."""
-    task, steps = TASKS[cell.task], cell.steps or TASKS[cell.task].steps
+    steps = cell.resolved.total_env_steps
     returns = [each["return"] for each in found]
     summary = summarize_returns(np.array(returns)[:, None])
-    solved = [solved_at(each["curve"], each["return"], steps, task.best) for each in found]
+    solved = [solved_at(each["curve"], each["return"], steps, cell.best) for each in found]
     entries = [
-        task.env_id + (f" ({task.env_flags.split()[-1]})" if task.env_flags else ""),
+        cell.resolved.env.id,
         cell.label,
         f"{count_parameters(cell):,}",
         f"{steps:,}",
@@ -273,7 +244,7 @@ def row(cell: Cell, found: list[dict[str, Any]]) -> str:
 
 def check_matched() -> None:
     """Exit unless the sequence models have the same number of parameters."""
-    cells = backbone_cells("repeat", 30_000)
+    cells = backbone_cells("dreamer-repeat-previous", 40_000)
     aim = count_parameters(cells[0])
     for cell in cells:
         if abs(count_parameters(cell) / aim - 1) > TOLERANCE:
