@@ -4,9 +4,6 @@ Legend: `S` training seeds, `E` episodes each.
 """
 
 import dataclasses
-import importlib
-import inspect
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,7 +19,7 @@ from .config import EnvConfig, TrainConfig, load_config
 from .episodes import agent_episodes, policy_episodes, require_ended
 from .errors import ConfigError, RunFolderError
 from .host import running
-from .policy import Policy
+from .policy import Policy, load_callable
 from .statistics import summarize_returns
 from .step import Experiment, TrainState, make_environment, make_experiment, state_template
 
@@ -267,32 +264,6 @@ def _evaluate_callable(target: str, env: str | None, episodes: int, key: jax.Arr
             for is_deterministic in (True, False)
         )
     return {"env": env, "policy": target, **_result(deterministic, sampled, envs, episodes, [], 0)}
-
-
-def load_callable(target: str, env: str) -> Any:
-    """The policy that `module:policy` names, for an environment. Raises ConfigError if it lacks the protocol."""
-    module_name, _, attribute = target.partition(":")
-    try:
-        policy = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{target!r} names no policy: {error}; write module:policy, importable from here") from error
-    is_factory = isinstance(policy, type) or not hasattr(policy, "initial_carry")
-    if is_factory and callable(policy):
-        policy = policy(env=env) if _takes_env(policy) else policy()
-    if not (callable(policy) and hasattr(policy, "initial_carry")):
-        raise ConfigError(
-            f"{target!r} must have initial_carry(num_envs) and be called as policy(carry, observation, reward, reset, "
-            "key=None) -> (carry, action)"
-        )
-    return policy
-
-
-def _takes_env(factory: Callable) -> bool:
-    """Whether it has a parameter `env`."""
-    try:
-        return "env" in inspect.signature(factory).parameters
-    except ValueError:  # a builtin without a signature
-        return False
 
 
 def _require_same_spaces(experiment: Experiment, envs: Any, own: str, other: str) -> None:

@@ -299,7 +299,7 @@ class _Run:
             saved = f"checkpoint of update {self._saved_update}" if self._saved_update >= 0 else "none yet"
             raise TrainingError(
                 f"{'; '.join(reports)}. Training stopped; the last good state is the {saved} in "
-                f"{self.folder / 'checkpoints'}. Try a smaller --agent.learning-rate or --agent.max-grad-norm"
+                f"{self.folder / 'checkpoints'}. Try a smaller --agent.learning-rate"
             )
         for report in reports:
             bar.say(f"{report}: this seed stands still from here on, the others go on")

@@ -1,8 +1,11 @@
-"""A trained agent as a policy anybody can call: one step in, one action out.
+"""A trained agent as a policy anybody can call: one step in, one action out; and policies of one's own by name.
 
 Legend: `B` environments.
 """
 
+import importlib
+import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Key
 
 from hippodrome.agents import Agent
 from hippodrome.envs import Timestep, check_batch, null_action
+
+from .errors import ConfigError
 
 
 @struct.dataclass
@@ -75,6 +80,32 @@ class Policy:
             raise ValueError(f"reset has shape {reset.shape}, expected ({num_envs},), one flag for each environment")
         check_batch("observation", observation, self.observation_space, num_envs)
         return _step(self.agent, self.action_space, self.params, carry, observation, reward, reset, key)
+
+
+def load_callable(target: str, env: str) -> Any:
+    """The policy that `module:policy` names, for an environment. Raises ConfigError if it lacks the protocol."""
+    module_name, _, attribute = target.partition(":")
+    try:
+        policy = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{target!r} names no policy: {error}; write module:policy, importable from here") from error
+    is_factory = isinstance(policy, type) or not hasattr(policy, "initial_carry")
+    if is_factory and callable(policy):
+        policy = policy(env=env) if _takes_env(policy) else policy()
+    if not (callable(policy) and hasattr(policy, "initial_carry")):
+        raise ConfigError(
+            f"{target!r} must have initial_carry(num_envs) and be called as policy(carry, observation, reward, reset, "
+            "key=None) -> (carry, action)"
+        )
+    return policy
+
+
+def _takes_env(factory: Callable) -> bool:
+    """Whether it has a parameter `env`."""
+    try:
+        return "env" in inspect.signature(factory).parameters
+    except ValueError:  # a builtin without a signature
+        return False
 
 
 @partial(jax.jit, static_argnums=(0, 1))
