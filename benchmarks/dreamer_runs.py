@@ -36,7 +36,7 @@ TOLERANCE = 0.05
 # The highest mean return there is.
 BEST = {
     "dreamer-empty-room": 0.955,
-    "dreamer-cartpole": 1.0,
+    "dreamer": 1.0,
     "dreamer-repeat-previous": 1.0,
     "dreamer-memory-chain": 1.0,
     "dreamer-pendulum": 1.0,
@@ -105,7 +105,7 @@ PIXEL_ARMS = {
 GROUPS: dict[str, list[Cell]] = {
     "gates": [
         cell("block-GRU, recurrent posterior", "dreamer-empty-room"),
-        cell("S5, parallel posterior", "dreamer-cartpole"),
+        cell("S5, parallel posterior", "dreamer"),
         cell("S5, parallel posterior", "dreamer-repeat-previous"),
         cell("S5, parallel posterior", "dreamer-memory-chain"),
     ],
@@ -113,11 +113,11 @@ GROUPS: dict[str, list[Cell]] = {
     "backbones": [
         *backbone_cells("dreamer-repeat-previous", 40_000),
         *backbone_cells("dreamer-memory-chain", 20_000),
-        *backbone_cells("dreamer-cartpole", 20_000),
+        *backbone_cells("dreamer", 20_000),
     ],
     "actor-input": [
         cell(f"actor_input {choice}", config, "--agent.actor-input", choice, steps=steps)
-        for config, steps in (("dreamer-repeat-previous", 40_000), ("dreamer-cartpole", 20_000))
+        for config, steps in (("dreamer-repeat-previous", 40_000), ("dreamer", 20_000))
         for choice in ("full", "output", "hidden")
     ],
     "small-rewards": [

@@ -33,11 +33,12 @@ from hippodrome.training.step import make_experiment
 CHUNKS = 16
 EPISODE = 100
 _PARALLEL = ("--agent.posterior", "parallel")
+_ONE_LAYER = ("--memory.num-layers", "1")
 _LARGE_S5 = ("--memory.kind", "s5", "--memory.d-model", "1024", "--memory.d-state", "896", "--memory.num-layers", "2")
 MODELS = {
     "dreamer": {
-        "block-GRU, recurrent posterior": (),
-        **{f"{label}, parallel posterior": (*flags, *_PARALLEL) for label, flags in BACKBONES.items()},
+        "block-GRU, recurrent posterior": (*BACKBONES["block-GRU"], *_ONE_LAYER, "--agent.posterior", "recurrent"),
+        **{f"{label}, parallel posterior": (*flags, *_ONE_LAYER) for label, flags in BACKBONES.items()},
     },
     "dreamer-12m": {"block-GRU, recurrent posterior": (), "S5, parallel posterior": (*_LARGE_S5, *_PARALLEL)},
 }

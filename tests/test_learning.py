@@ -40,7 +40,7 @@ def test_dreamer_finds_the_goal_of_the_empty_room(tmp_path):
 
 def test_dreamer_balances_the_cartpole_without_seeing_its_speed(tmp_path):
     """By a state-space model with a parallel posterior: what the speed is lies in its carry."""
-    assert trained(tmp_path, "dreamer-cartpole")["return"]["mean"] >= 0.95
+    assert trained(tmp_path, "dreamer")["return"]["mean"] >= 0.95
 
 
 def test_dreamer_repeats_the_card_of_four_steps_ago(tmp_path):
