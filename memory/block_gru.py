@@ -8,16 +8,17 @@ from typing import Annotated, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 from typing_extensions import Doc
 
-from .core import check_sequence, check_step, check_width, matmul, merge_heads, reset_where, split_heads
+from .core import check_width, matmul, merge_heads, split_heads
 from .errors import check_fields
 from .registry import register
+from .vector_cell import Update, VectorCell
 
 
 @register("block_gru")
-class BlockGRU(nn.Module):
+class BlockGRU(VectorCell):
     """GRU whose state is split in blocks that only a narrow common input connects (Hafner et al. 2023, DreamerV3).
 
     u = silu(rms_norm(W_s h)) of width H;  for each block g:  v_g = silu(rms_norm(W_v [h_g, u, x]))
@@ -35,8 +36,6 @@ class BlockGRU(nn.Module):
     hidden: Annotated[int | None, Doc("width of what the blocks share; none given: d_model / 8")] = None
     num_blocks: Annotated[int, Doc("blocks of the state; they divide d_model")] = 8
 
-    ssm_parameters: ClassVar[tuple[str, ...]] = ()
-    default_activation: ClassVar[str] = "none"
     # The cell has all of its own; its state itself is the output.
     default_block: ClassVar[dict[str, str]] = {
         "norm": "none",
@@ -54,37 +53,9 @@ class BlockGRU(nn.Module):
             )
         super().__post_init__()
 
-    def initial_carry(self, batch_shape: tuple[int, ...]) -> Float[Array, "*batch D"]:
-        """Zeros, float32 `[*batch, D]`."""
-        return jnp.zeros((*batch_shape, self.d_model), jnp.float32)
-
-    def __call__(
-        self, carry: Float[Array, "*batch D"], x: Float[Array, "T *batch d_in"], reset: Bool[Array, "T *batch"]
-    ) -> tuple[Float[Array, "*batch D"], Float[Array, "T *batch D"]]:
-        """The whole sequence: the input's share at once, then a sequential scan."""
-        check_sequence(self, carry, x, reset)
-        cell, pushed = self._cell(x)
-
-        def recur(state, inputs):
-            pushed_t, reset_t = inputs
-            state = cell(reset_where(reset_t, jnp.zeros_like(state), state), pushed_t)
-            return state, state
-
-        carry, states = jax.lax.scan(recur, carry, (pushed, reset))
-        return carry, states.astype(x.dtype)
-
-    def step(
-        self, carry: Float[Array, "*batch D"], x: Float[Array, "*batch d_in"], reset: Bool[Array, "*batch"]
-    ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch D"]]:
-        """One step."""
-        check_step(self, carry, x, reset)
-        cell, pushed = self._cell(x)
-        state = cell(reset_where(reset, jnp.zeros_like(carry), carry), pushed)
-        return state, state.astype(x.dtype)
-
     @nn.compact
-    def _cell(self, x: Array):
-        """The update `(state, share of the input) -> state`, and that share `[..., D]` in float32."""
+    def _cell(self, x: Array) -> tuple[Update, Array]:
+        """The update, and the input's share `[..., D]` in float32."""
         if self.has_variable("params", "W_x"):
             check_width(self, x, self.get_variable("params", "W_x").shape[0], "the width at init")
         width, blocks, hidden = self.d_model, self.num_blocks, self.hidden or max(self.d_model // 8, 1)

@@ -3,22 +3,22 @@
 Legend: T steps, *batch any batch axes, d_in width of the input, D d_model.
 """
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array
 from typing_extensions import Doc
 
-from .core import check_sequence, check_step, check_width, matmul, reset_where
+from .core import check_width, matmul
 from .errors import check_fields
 from .inits import orthogonal_blocks
 from .registry import register
+from .vector_cell import Update, VectorCell
 
 
 @register("gru")
-class GRU(nn.Module):
+class GRU(VectorCell):
     """Gated recurrent unit (Cho et al. 2014, in the variant with the reset gate after the matmul).
 
     r = sigmoid(W_xr x + b_r + W_hr h),  z = sigmoid(W_xz x + b_z + W_hz h)
@@ -34,44 +34,13 @@ class GRU(nn.Module):
 
     d_model: Annotated[int, Doc("width of the layer")] = 64
 
-    ssm_parameters: ClassVar[tuple[str, ...]] = ()
-    default_activation: ClassVar[str] = "none"
-
     def __post_init__(self):
         check_fields(self)
         super().__post_init__()
 
-    def initial_carry(self, batch_shape: tuple[int, ...]) -> Float[Array, "*batch D"]:
-        """Zeros, float32 `[*batch, D]`."""
-        return jnp.zeros((*batch_shape, self.d_model), jnp.float32)
-
-    def __call__(
-        self, carry: Float[Array, "*batch D"], x: Float[Array, "T *batch d_in"], reset: Bool[Array, "T *batch"]
-    ) -> tuple[Float[Array, "*batch D"], Float[Array, "T *batch D"]]:
-        """The whole sequence: one matmul over all inputs, then a sequential scan."""
-        check_sequence(self, carry, x, reset)
-        gates, W_h, c_n = self._gates(x)
-
-        def recur(state, inputs):
-            gates_t, reset_t = inputs
-            state = _cell(reset_where(reset_t, jnp.zeros_like(state), state), gates_t, W_h, c_n)
-            return state, state
-
-        carry, states = jax.lax.scan(recur, carry, (gates, reset))
-        return carry, states.astype(x.dtype)
-
-    def step(
-        self, carry: Float[Array, "*batch D"], x: Float[Array, "*batch d_in"], reset: Bool[Array, "*batch"]
-    ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch D"]]:
-        """One step."""
-        check_step(self, carry, x, reset)
-        gates, W_h, c_n = self._gates(x)
-        state = _cell(reset_where(reset, jnp.zeros_like(carry), carry), gates, W_h, c_n)
-        return state, state.astype(x.dtype)
-
     @nn.compact
-    def _gates(self, x: Array):
-        """The input's share of the gates r, z, n `[..., 3D]` in float32, and the recurrent weights."""
+    def _cell(self, x: Array) -> tuple[Update, Array]:
+        """The update, and the input's share of the gates r, z, n `[..., 3D]` in float32."""
         if self.has_variable("params", "W_x"):
             check_width(self, x, self.get_variable("params", "W_x").shape[0], "the width at init")
         width = self.d_model
@@ -79,13 +48,12 @@ class GRU(nn.Module):
         b_x = self.param("b_x", nn.initializers.zeros, (3 * width,))
         W_h = self.param("W_h", orthogonal_blocks, (width, 3 * width))
         c_n = self.param("c_n", nn.initializers.zeros, (width,))
-        return matmul(x, W_x) + b_x, W_h, c_n
 
+        def update(state, gates):
+            r_x, z_x, n_x = jnp.split(gates, 3, axis=-1)
+            r_h, z_h, n_h = jnp.split(state @ W_h, 3, axis=-1)
+            z = nn.sigmoid(z_x + z_h)
+            n = jnp.tanh(n_x + nn.sigmoid(r_x + r_h) * (n_h + c_n))
+            return (1.0 - z) * n + z * state
 
-def _cell(state: Array, gates: Array, W_h: Array, c_n: Array) -> Array:
-    """One GRU update from the input's share of the gates."""
-    r_x, z_x, n_x = jnp.split(gates, 3, axis=-1)
-    r_h, z_h, n_h = jnp.split(state @ W_h, 3, axis=-1)
-    z = nn.sigmoid(z_x + z_h)
-    n = jnp.tanh(n_x + nn.sigmoid(r_x + r_h) * (n_h + c_n))
-    return (1.0 - z) * n + z * state
+        return update, matmul(x, W_x) + b_x
