@@ -8,6 +8,7 @@ Legend: `B` environments.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -150,7 +151,7 @@ class HostVectorEnv(VectorEnv):
         next_state = dataclasses.replace(
             state,
             env_state=calls,
-            timestep=jax.vmap(lambda *each: next_timestep(*each, self.action_space))(outcome, observation, action),
+            timestep=jax.vmap(partial(next_timestep, action_space=self.action_space))(outcome, observation, action),
             episode_return=jnp.where(outcome.ended, 0.0, outcome.episode_return),
             episode_length=jnp.where(outcome.ended, 0, outcome.episode_length),
         )

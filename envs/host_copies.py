@@ -109,7 +109,8 @@ class Copies:
             return call(*args)
         except Exception as error:
             # Without the frame of this function, which says nothing about the environment.
-            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__.tb_next))
+            raised_in = error.__traceback__ and error.__traceback__.tb_next
+            trace = "".join(traceback.format_exception(type(error), error, raised_in))
             raise HostEnvError(f"copy {self._first + index} failed {when}:\n{trace.rstrip()}") from error
 
 

@@ -45,7 +45,8 @@ class WorkerCopies:
         for part in parts:
             mine, theirs = context.Pipe()
             arguments = (theirs, _ByValue(factory), len(part), int(part[0]))
-            process = context.Process(target=_ByValue(_work), args=arguments, daemon=True)
+            target: Any = _ByValue(_work)
+            process = context.Process(target=target, args=arguments, daemon=True)
             process.start()
             theirs.close()
             self._processes.append(process)
@@ -63,8 +64,13 @@ class WorkerCopies:
         split = [np.split(leaf, self._bounds) for leaf in action]
         answers = self._ask("step", [list(part) for part in zip(*split, strict=True)])
         reached, reward, terminated, truncated, current = zip(*answers, strict=True)
-        flat = (np.concatenate(each) for each in (reward, terminated, truncated))
-        return Stepped(_joined(reached), *flat, _joined(current))
+        return Stepped(
+            _joined(reached),
+            np.concatenate(reward),
+            np.concatenate(terminated),
+            np.concatenate(truncated),
+            _joined(current),
+        )
 
     def close(self) -> None:
         """Ends the processes; those that do not answer within seconds are killed."""
@@ -122,6 +128,7 @@ def _work(pipe: Connection, factory: Callable[[], HostCopy], count: int, first: 
     with contextlib.suppress(EOFError, OSError):
         while True:
             method, argument = pipe.recv()
+            answer: tuple[bool, Any]
             try:
                 copies = copies or Copies(factory, count, first)
                 # A plain tuple: `Stepped` as it is here is not the class of that name where the answer is read.

@@ -238,12 +238,13 @@ def _rows(which: str, episode: Any, template: ReplayStep, null: Any) -> ReplaySt
             f"{which}: its last step must be terminated or truncated; where the recording was cut off, set "
             "truncations[-1]"
         )
+    reward: Any = np.concatenate([np.zeros(1, np.float32), rewards])
     first, last = np.arange(num_steps + 1) == 0, np.arange(num_steps + 1) == num_steps
     return ReplayStep(
         observation=observation,
         reset=first,
         previous_action=jax.tree.map(lambda one, all: np.concatenate([one, all]), null, actions),
-        reward=np.concatenate([np.zeros(1, np.float32), rewards]),
+        reward=reward,
         terminal=last & terminated[-1],
         last=last,
     )

@@ -27,7 +27,7 @@ def fitted(what: str, value: Any, template: Any, length: int) -> Any:
     Raises:
         ConfigError: for another structure, length, shape or kind of number.
     """
-    structure = jax.tree.structure(template)
+    structure: Any = jax.tree.structure(template)
     if jax.tree.structure(value, is_leaf=lambda node: isinstance(node, list)) != structure:
         raise ConfigError(f"{what} must be arrays in the structure {structure}, as the space is")
     names = [name and f"/{name}" for name in named_leaves(template)]
@@ -116,4 +116,4 @@ def _value_rules(steps: ReplayStep, envs: VectorEnv) -> list[tuple[np.ndarray, s
 
 def _every(holds: np.ndarray) -> np.ndarray:
     """Whether it holds for all of a row, `[S]`."""
-    return holds.reshape(len(holds), -1).all(axis=1)
+    return np.asarray(holds.reshape(len(holds), -1).all(axis=1))

@@ -88,9 +88,10 @@ def offline_replay(buffer: ReplayBuffer, about: About, step: ReplayStep, carry: 
     step, carry = jax.tree.map(lambda leaf: leaf[:1], (step, carry))
     replay = buffer.init(step, carry)
     count = jnp.full(1, _stream_length(about, buffer.length), jnp.int32)
+    nothing: Any = ()
     return dataclasses.replace(
         replay,
-        steps=(),
+        steps=nothing,
         carries=jax.tree.map(lambda all, one: jnp.broadcast_to(one, all.shape), replay.carries, carry),
         priority=jnp.ones_like(replay.priority),
         count=count,

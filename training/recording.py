@@ -133,7 +133,7 @@ def play_episodes(
         for chunk in range(-(-max_episode_steps(envs) // _CHUNK)):
             state, carry, steps, valid = play(params, state, carry, chunk, first)
             steps, valid = jax.device_get((steps, valid))
-            for each in np.flatnonzero(~ended):
+            for each in np.flatnonzero(~ended).tolist():
                 parts[each].append(_until_end(steps, valid, each))
                 ended[each] = parts[each][-1].last.any()
             if ended.all():

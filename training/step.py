@@ -14,7 +14,7 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from hippodrome.agents import Agent, make_agent
+from hippodrome.agents import Agent, ReplayStep, make_agent
 from hippodrome.envs import Outcome, VectorEnv, VectorState, environment_keys, vectorize
 
 from .advance import Advance, from_dataset, from_replay, on_policy, replay_ratio
@@ -22,6 +22,7 @@ from .checks import build_env
 from .dataset import About
 from .errors import ConfigError
 from .offline import offline_buffer, offline_replay
+from .replay import Replay, ReplayBuffer
 from .replay_size import check_replay_memory, learns_from_replay, replay_buffer
 from .rollout import replay_step
 
@@ -127,7 +128,8 @@ def make_experiment(config: Any, about: About | None = None) -> Experiment:
             raise ConfigError(f"agent.kind={config.agent.kind} with env.id={config.env.id!r}: {error}") from error
 
     agent = build_agent(None, config.num_shards)
-    buffer, new_replay = None, None
+    buffer: ReplayBuffer | None = None
+    new_replay: Callable[[ReplayStep, Any], Replay] | None = None
     if about is not None:
         buffer = offline_buffer(config, about, agent, envs)
         new_replay = partial(offline_replay, buffer, about)

@@ -47,14 +47,15 @@ class CopyFactory:
 
 def dtype_of(box: spaces.Box) -> np.dtype:
     """The dtype of a Box's elements here: float32 for floats, uint8 for bool, int32 for wider integers."""
-    if box.dtype.kind == "f":
+    dtype = np.dtype(box.dtype)
+    if dtype.kind == "f":
         return np.dtype(np.float32)
-    if box.dtype.kind == "b":
+    if dtype.kind == "b":
         return np.dtype(np.uint8)
-    return np.dtype(box.dtype if box.dtype.name in NARROW_INTEGERS else np.int32)
+    return dtype if dtype.name in NARROW_INTEGERS else np.dtype(np.int32)
 
 
-def leaves_of(space: gymnasium.Space, value: Any, path: str = "observation") -> list[np.ndarray]:
+def leaves_of(space: Any, value: Any, path: str = "observation") -> list[np.ndarray]:
     """An element as arrays, one for each part in the order of `flat_spaces`; discrete ones count from 0.
 
     Raises:
@@ -83,7 +84,7 @@ def leaves_of(space: gymnasium.Space, value: Any, path: str = "observation") -> 
     return [index.astype(np.int32).reshape(() if isinstance(space, spaces.Discrete) else -1)]
 
 
-def element_of(space: gymnasium.Space, leaves: Iterator[np.ndarray]) -> Any:
+def element_of(space: Any, leaves: Iterator[np.ndarray]) -> Any:
     """The element that `leaves_of` takes apart, as gymnasium writes it."""
     if isinstance(space, spaces.Dict):
         found = {name: element_of(space[name], leaves) for name in sorted(space.spaces)}
@@ -92,7 +93,7 @@ def element_of(space: gymnasium.Space, leaves: Iterator[np.ndarray]) -> Any:
         return tuple(element_of(part, leaves) for part in space.spaces)
     leaf = np.asarray(next(leaves))
     if isinstance(space, spaces.Discrete):
-        return np.int64(leaf) + space.start
+        return np.int64(int(leaf) + int(space.start))
     leaf = leaf.reshape(space.shape).astype(space.dtype)
     if isinstance(space, spaces.MultiDiscrete):
         return leaf + space.start

@@ -31,7 +31,8 @@ def make_gymnasium(gymnasium_id: str, **kwargs: Any) -> "GymnasiumEnv":
             f"'gymnasium/{gymnasium_id}' cannot be made{given}: {type(error).__name__}: {error}"
         ) from error
     # The specification, unlike the id, means something in a worker that imported nothing else.
-    make = partial(gymnasium.make, env.spec, disable_env_checker=True)
+    spec: Any = env.spec
+    make = partial(gymnasium.make, spec, disable_env_checker=True)
     return GymnasiumEnv(make, name=f"gymnasium/{gymnasium_id}", example=env)
 
 
