@@ -90,7 +90,7 @@ def _batch_problems(config: TrainConfig) -> list[Problem]:
         nearest = math.ceil(num_envs / (num_minibatches * num_shards)) * num_minibatches * num_shards
         message = f"env.num_envs={num_envs} must be divisible by {product}={value}; the next that is: {nearest}"
         found.append(Problem(message, ("env.num_envs", "agent.num_minibatches", "num_shards")))
-    if num_shards % config.num_devices:
+    if num_shards % config.num_devices and not _learns_from_replay(config):
         message = (
             f"num_shards={num_shards} must be divisible by num_devices={config.num_devices}; "
             f"set num_shards={config.num_devices}"
@@ -111,6 +111,13 @@ def _device_problems(config: TrainConfig) -> list[Problem]:
         return []
     import jax
 
+    if _learns_from_replay(config):
+        message = (
+            f"num_devices={config.num_devices} must be 1 with agent.kind={config.agent.kind}: replay lies on one "
+            "device, so far"
+        )
+        return [Problem(message, ("num_devices", "agent.kind"))]
+
     if config.num_devices <= jax.device_count():
         return []
     message = (
@@ -120,13 +127,17 @@ def _device_problems(config: TrainConfig) -> list[Problem]:
     return [Problem(message, ("num_devices",))]
 
 
+def _learns_from_replay(config: TrainConfig) -> bool:
+    from hippodrome.agents import agent_learns_from_replay
+
+    return agent_learns_from_replay(config.agent.kind)
+
+
 def _dataset_problems(config: TrainConfig) -> list[Problem]:
     if config.dataset is None:
         return []
-    from hippodrome.agents import agent_learns_from_replay
-
     found = []
-    if not agent_learns_from_replay(config.agent.kind):
+    if not _learns_from_replay(config):
         message = (
             f"dataset={config.dataset} needs an agent that learns from replay, such as dreamer; agent.kind="
             f"{config.agent.kind} learns from what it does itself"

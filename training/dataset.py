@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hippodrome.agents import ReplayStep
-from hippodrome.envs import VectorEnv, environment_keys, null_action
+from hippodrome.envs import VectorEnv, environment_keys, null_action, vectorize
 
 from .checkpoint_files import flush_folder
 from .checkpoint_leaves import named_leaves
@@ -85,7 +85,7 @@ def write_episodes(path: str | Path, episodes: Iterable[Any], env: str | EnvConf
     """
     path = new_file(path)
     config = env if isinstance(env, EnvConfig) else EnvConfig(id=env)
-    envs = VectorEnv(*build_env(config))
+    envs = vectorize(*build_env(config))
     template = row_template(envs)
     null = jax.tree.map(lambda leaf: np.asarray(leaf)[None], null_action(envs.action_space))
     rows = [_rows(f"episode {number}", episode, template, null) for number, episode in enumerate(episodes)]

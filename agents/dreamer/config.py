@@ -79,7 +79,7 @@ class DreamerConfig:
 
     def __post_init__(self) -> None:
         at_least_one = (
-            "num_steps", "batch_size", "batch_length", "replay_capacity", "latent_groups", "hidden", "image_depth",
+            "num_steps", "batch_size", "replay_capacity", "latent_groups", "hidden", "image_depth",
             "units", "imagination_horizon", "imagination_stride", "mask_patch", "mask_frames",
             "projection_size",
         )  # fmt: skip

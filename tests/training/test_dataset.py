@@ -250,3 +250,15 @@ def test_the_command_records_random_actions(tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert launch.main(["record", "tests/Turns", "--random", "--episodes", "2", "--out", str(tmp_path / "b.npz")]) == 0
     assert "return mean" in capsys.readouterr().out
+
+
+def test_episodes_of_a_gymnasium_environment_are_written(tmp_path):
+    episode = {
+        "observations": np.zeros((3, 4), np.float32),
+        "actions": np.array([0, 1]),
+        "rewards": np.ones(2),
+        "terminations": np.array([False, True]),
+        "truncations": np.array([False, False]),
+    }
+    about = write_episodes(tmp_path / "poles.npz", [episode], "gymnasium/CartPole-v1")
+    assert (about.env, about.steps, about.episodes) == ("gymnasium/CartPole-v1", 3, 1)
