@@ -15,15 +15,14 @@ import functools
 import hashlib
 import json
 import logging
-import signal
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from child import run_to_end
 
 from hippodrome.training import evaluate
 from hippodrome.training.config import load_config
@@ -148,30 +147,13 @@ def train(cell: Cell, seed: int, root: Path) -> None:
     folder = folder_of(cell, seed, root)
     if (folder / "evaluation.json").exists():
         return
-    command = [sys.executable, "-m", "hippodrome.launch", "train"]
     if (folder / "checkpoints").exists():
-        command += ["--resume", str(folder)]
-    else:
-        per_update = cell.resolved.env.num_envs * cell.resolved.agent.num_steps
-        command += [
-            cell.config,
-            *cell.flags,
-            "--seed",
-            str(seed),
-            "--run-dir",
-            str(folder),
-            "--evaluation.episodes",
-            "64",
-        ]
-        command += ["--evaluation.every-updates", str(max(1, EVALUATE_EVERY // per_update))]
-        command += ["--log.every-updates", str(max(1, EVALUATE_EVERY // per_update)), "--log.no-tensorboard"]
-    process = subprocess.Popen(command, stdout=sys.stderr)
-    # Ctrl-C reaches the run too, which finishes its update and saves: it must not be killed meanwhile.
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    status = process.wait()
-    signal.signal(signal.SIGINT, previous)
-    if status:
-        sys.exit(status)
+        run_to_end(["train", "--resume", str(folder)])
+        return
+    every = str(max(1, EVALUATE_EVERY // (cell.resolved.env.num_envs * cell.resolved.agent.num_steps)))
+    words = ["train", cell.config, *cell.flags, "--seed", str(seed), "--run-dir", str(folder), "--log.no-tensorboard"]
+    words += ["--evaluation.episodes", "64", "--evaluation.every-updates", every, "--log.every-updates", every]
+    run_to_end(words)
 
 
 def evaluate_run(folder: Path) -> dict[str, Any]:

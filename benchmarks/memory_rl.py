@@ -13,13 +13,11 @@ written after every cell.
 
 import argparse
 import json
-import signal
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
+from child import run_to_end
 
 from hippodrome.memory import list_memories
 from hippodrome.training.config import load_config
@@ -80,16 +78,9 @@ def train(kind: str, long: bool, root: Path) -> None:
     folder = folder_of(kind, long, root)
     if (folder / "results.json").exists():
         return
-    command = [sys.executable, "-m", "hippodrome.launch", "suite", "memory-rl", "popgym", "--run-dir", str(folder)]
-    command += ["--total-env-steps", "2e6" if long else "5e5", "--num-seeds", "3" if long else "1"]
-    command += memory_flags(kind)
-    process = subprocess.Popen(command, stdout=sys.stderr)
-    # Ctrl-C reaches the run too, which finishes its update and saves: it must not be killed meanwhile.
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    status = process.wait()
-    signal.signal(signal.SIGINT, previous)
-    if status:
-        sys.exit(status)
+    words = ["suite", "memory-rl", "popgym", "--run-dir", str(folder)]
+    words += ["--total-env-steps", "2e6" if long else "5e5", "--num-seeds", "3" if long else "1"]
+    run_to_end([*words, *memory_flags(kind)])
 
 
 def table(root: Path) -> str:

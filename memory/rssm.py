@@ -128,8 +128,12 @@ class RSSM(nn.Module):
         previous_action: Float[Array, "T *B A"],
         reset: Bool[Array, "T *B"],
         noise: Float[Array, "T *B G C"] | None,
+        *,
+        stride: int | None = None,
     ) -> tuple[RSSMCarry, Latents]:
-        """A window of observations: the carry after its last step, and the beliefs at each step.
+        """A window of observations: the carries after steps S-1, 2S-1, ..., T-1, and the beliefs at each step.
+
+        Gradients run through the whole window. The carries are what imagination starts from and what replay stores.
 
         Args:
             carry: from before the first step.
@@ -137,30 +141,16 @@ class RSSM(nn.Module):
             previous_action: that led to it; ignored where `reset`.
             reset: True where the observation is the first of an episode.
             noise: Gumbel noise of the posterior's samples; None takes the most likely latent.
-        """
-        carries, latents = self.observe_in_chunks(
-            carry, embedding, previous_action, reset, noise, stride=embedding.shape[0]
-        )
-        return jax.tree.map(lambda leaf: leaf[0], carries), latents
+            stride: S, a divisor of T; T where None.
 
-    def observe_in_chunks(
-        self,
-        carry: RSSMCarry,
-        embedding: Float[Array, "T *B E"],
-        previous_action: Float[Array, "T *B A"],
-        reset: Bool[Array, "T *B"],
-        noise: Float[Array, "T *B G C"] | None,
-        *,
-        stride: int,
-    ) -> tuple[RSSMCarry, Latents]:
-        """`observe`, with the carries after steps S-1, 2S-1, ..., T-1, leaves `[T/S, *B, ...]`.
-
-        Gradients run through the whole window. The carries are what imagination starts from and what replay stores.
+        Returns:
+            Carries, leaves `[T/S, *B, ...]`, and beliefs `[T, *B, ...]`.
 
         Raises:
-            ValueError: if `stride` (S) does not divide T.
+            ValueError: if `stride` does not divide T.
         """
         steps = embedding.shape[0]
+        stride = steps if stride is None else stride
         if steps % stride:
             raise ValueError(f"stride={stride} must divide the window of {steps} steps")
         run = self._observe_in_turn if self.posterior == "recurrent" else self._observe_at_once

@@ -49,7 +49,7 @@ def predict(agent: Any, params: Any, steps: ReplayStep, key: Key[Array, ""], *, 
     embedding = agent.apply("encoder", params, seen.observation)
     actions = agent.encode_actions(steps.previous_action)
     noise = gumbel_noise(observe_key, agent.rssm.noise_shape(context, number))
-    carry, latents = agent.rssm.apply(
+    carries, latents = agent.rssm.apply(
         params["rssm"],
         agent.rssm.initial_carry((number,)),
         embedding,
@@ -66,6 +66,7 @@ def predict(agent: Any, params: Any, steps: ReplayStep, key: Key[Array, ""], *, 
         return carry, jnp.concatenate([deter, carry.stoch], axis=-1)
 
     keys = jax.random.split(imagine_key, length - context)
+    carry = jax.tree.map(lambda leaf: leaf[-1], carries)
     _, imagined = jax.lax.scan(step, carry, (actions[context:], keys))
     features = jnp.concatenate([latents.features, imagined])
     continuation = jax.nn.sigmoid(agent.apply("continuation", params, features)[..., 0]) / agent.config.gamma

@@ -95,9 +95,7 @@ def observe_window(agent: Any, params: Any, target: Any, batch: ReplayBatch, key
     embedding = agent.apply("encoder", params, observation)
     action = agent.encode_actions(steps.previous_action)
     inputs = batch.carry, embedding, action, steps.reset, noise
-    carries, latents = agent.rssm.apply(
-        params["rssm"], *inputs, stride=config.imagination_stride, method="observe_in_chunks"
-    )
+    carries, latents = agent.rssm.apply(params["rssm"], *inputs, stride=config.imagination_stride, method="observe")
     raw_stoch = None
     if config.has_target:
         raw_noise = gumbel_noise(raw_key, noise.shape)

@@ -65,7 +65,7 @@ def test_a_replayed_window_retraces_the_path_that_acted(posterior):
     start = jax.tree.map(lambda leaf: leaf[first], carries)
     embedding = agent.apply("encoder", params, window.observation)
     inputs = (start, embedding, agent.encode_actions(window.previous_action), window.reset, jnp.zeros((T, B, 3, 4)))
-    observe = partial(agent.rssm.apply, stride=1, method="observe_in_chunks")
+    observe = partial(agent.rssm.apply, stride=1, method="observe")
     after, latents = jax.jit(lambda p: observe(p, *inputs))(params["rssm"])
     acted = jax.tree.map(lambda leaf: leaf[first + 1 : first + 1 + T], carries)
     # The carry before a first step is not reset yet: it has seen the step that ended the episode only in replay.

@@ -16,6 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "memory_rl.py"
 
 @pytest.fixture(scope="module")
 def memory_rl():
+    sys.path.insert(0, str(SCRIPT.parent))  # where its neighbours are
     spec = importlib.util.spec_from_file_location("memory_rl", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -42,9 +43,9 @@ def test_ctrl_c_waits_for_the_run_to_save(tmp_path):
         "time.sleep(60)\n"
     )
     parent = (
-        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import memory_rl, pathlib, subprocess\n"
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import child, memory_rl, pathlib, subprocess\n"
         f"start = subprocess.Popen\n"
-        f"memory_rl.subprocess.Popen = lambda _, **rest: start([sys.executable, {str(child)!r}], **rest)\n"
+        f"child.subprocess.Popen = lambda _, **rest: start([sys.executable, {str(child)!r}], **rest)\n"
         "memory_rl.train('s5', False, pathlib.Path('runs'))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, start_new_session=True)
