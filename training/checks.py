@@ -90,12 +90,19 @@ def _batch_problems(config: TrainConfig) -> list[Problem]:
         nearest = math.ceil(num_envs / (num_minibatches * num_shards)) * num_minibatches * num_shards
         message = f"env.num_envs={num_envs} must be divisible by {product}={value}; the next that is: {nearest}"
         found.append(Problem(message, ("env.num_envs", "agent.num_minibatches", "num_shards")))
-    if num_shards % config.num_devices and not _learns_from_replay(config):
+    if num_shards % config.num_devices:
         message = (
             f"num_shards={num_shards} must be divisible by num_devices={config.num_devices}; "
             f"set num_shards={config.num_devices}"
         )
         found.append(Problem(message, ("num_shards", "num_devices")))
+    batch_size = getattr(config.agent, "batch_size", num_shards)
+    if batch_size % num_shards:
+        message = (
+            f"agent.batch_size={batch_size} must be divisible by num_shards={num_shards}: each shard draws as many "
+            "windows"
+        )
+        found.append(Problem(message, ("agent.batch_size", "num_shards")))
     rollout = num_envs * num_steps
     if config.total_env_steps < rollout:
         message = (
@@ -110,13 +117,6 @@ def _device_problems(config: TrainConfig) -> list[Problem]:
     if config.num_devices == 1:
         return []
     import jax
-
-    if _learns_from_replay(config):
-        message = (
-            f"num_devices={config.num_devices} must be 1 with agent.kind={config.agent.kind}: replay lies on one "
-            "device, so far"
-        )
-        return [Problem(message, ("num_devices", "agent.kind"))]
 
     if config.num_devices <= jax.device_count():
         return []
@@ -149,6 +149,11 @@ def _dataset_problems(config: TrainConfig) -> list[Problem]:
             "played while learning from it"
         )
         found.append(Problem(message, ("dataset", "stop_at_return")))
+    for name in ("num_devices", "num_shards"):
+        if getattr(config, name) > 1:
+            value = getattr(config, name)
+            message = f"{name}={value} must be 1 with dataset={config.dataset}, whose steps are one stream of replay"
+            found.append(Problem(message, ("dataset", name)))
     return found
 
 

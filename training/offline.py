@@ -22,7 +22,7 @@ from .checkpoint import Checkpointer
 from .dataset import About, file_digest, read_rows, require_spaces, row_template
 from .errors import ConfigError
 from .replay import Replay, ReplayBuffer
-from .replay_size import require_memory, require_one_device
+from .replay_size import require_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +44,8 @@ def offline_buffer(config: Any, about: About, agent: Any, envs: VectorEnv) -> Re
     """The replay that holds a data set; before its rows are read.
 
     Raises:
-        ConfigError: if its spaces are not the environment's, it has no whole window, memory is too small for it, or
-            several devices are asked for.
+        ConfigError: if its spaces are not the environment's, it has no whole window, or memory is too small for it.
     """
-    require_one_device(config)
     require_spaces(about, envs, f"dataset={config.dataset}")
     length, every = config.agent.batch_length, config.agent.carry_steps
     if about.steps < length:

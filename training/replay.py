@@ -233,8 +233,15 @@ class ReplayBuffer:
         return (first >= 0) & complete & (first >= replay.count - self.capacity)
 
 
+def split_environments(tree: Any, num_shards: int, *, axis: int) -> Any:
+    """Leaves whose `axis` counts environments, that axis split into `[num_shards, B / num_shards]`."""
+    return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:axis], num_shards, -1, *leaf.shape[axis + 1 :]), tree)
+
+
 def cut_streams(replay: Replay) -> Replay:
     """The newest step of every stream as the last of its episode: what is added next does not follow from it."""
+    if replay.count.ndim > 1:  # shards, or seeds, lead
+        return jax.vmap(cut_streams)(replay)
     capacity, num_envs = replay.steps.last.shape
     newest = jnp.where(replay.count > 0, (replay.count - 1) % capacity, capacity)  # out of range: there is none
     last = replay.steps.last.at[newest, jnp.arange(num_envs)].set(True, mode="drop")

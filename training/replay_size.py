@@ -24,10 +24,11 @@ def learns_from_replay(agent: Any) -> bool:
 def replay_buffer(config: Any) -> ReplayBuffer:
     """The replay of a training configuration, its capacity split evenly among environments, in whole carry spans.
 
+    With several shards it is the replay of one of them, which draws its share of the batch.
+
     Raises:
-        ConfigError: if an environment's share cannot hold a window, or one rollout; for several devices.
+        ConfigError: if an environment's share cannot hold a window, or one rollout.
     """
-    require_one_device(config)
     agent, num_envs = config.agent, config.env.num_envs
     every, share = agent.carry_steps, agent.replay_capacity // num_envs
     # A rollout adds two steps for each one taken where every episode is one step long.
@@ -43,21 +44,11 @@ def replay_buffer(config: Any) -> ReplayBuffer:
         capacity=share // every * every,
         carry_every=every,
         length=agent.batch_length,
-        batch_size=agent.batch_size,
+        batch_size=agent.batch_size // config.num_shards,
         sampling=agent.replay_sampling,
         exponent=agent.priority_exponent,
         online=agent.online_queue,
     )
-
-
-def require_one_device(config: Any) -> None:
-    """Raise ConfigError where replay is asked for on several devices."""
-    for name in ("num_devices", "num_shards"):
-        if getattr(config, name) > 1:
-            raise ConfigError(
-                f"{name}={getattr(config, name)} must be 1 with agent.kind={config.agent.kind}: replay lies on one "
-                "device, so far"
-            )
 
 
 def check_replay_memory(config: Any, buffer: ReplayBuffer, agent: Any, envs: VectorEnv) -> None:
@@ -72,8 +63,10 @@ def check_replay_memory(config: Any, buffer: ReplayBuffer, agent: Any, envs: Vec
         return replay_step(state.timestep), agent.initial_carry(num_envs)
 
     step, carry = jax.eval_shape(one)
-    steps, carries = buffer.nbytes(step, carry)
-    rollout = 2 * config.agent.num_steps * (tree_bytes(step) + tree_bytes(carry))
+    # The devices of a CPU share its memory.
+    devices = 1 if jax.default_backend() == "cpu" else config.num_devices
+    steps, carries = (size // devices for size in buffer.nbytes(step, carry))
+    rollout = 2 * config.agent.num_steps * (tree_bytes(step) + tree_bytes(carry)) // devices
     parts = {
         "for steps": config.num_seeds * steps,
         f"for the carries stored every {buffer.carry_every} steps": config.num_seeds * carries,

@@ -17,12 +17,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from hippodrome.agents import Agent, ReplayStep, make_agent
 from hippodrome.envs import Outcome, VectorEnv, VectorState, environment_keys, vectorize
 
-from .advance import Advance, from_dataset, from_replay, on_policy, replay_ratio
+from .advance import SHARD_AXIS, Advance, from_dataset, from_replay, on_policy, replay_ratio
 from .checks import build_env
 from .dataset import About
 from .errors import ConfigError
 from .offline import offline_buffer, offline_replay
-from .replay import Replay, ReplayBuffer
+from .replay import Replay, ReplayBuffer, split_environments
 from .replay_size import check_replay_memory, learns_from_replay, replay_buffer
 from .rollout import replay_step
 
@@ -58,7 +58,7 @@ class TrainState:
             the state stays as it was before that update.
         failed_metric: int32; which of `watched_metrics` it was.
         best: see `Best`.
-        replay: see `Replay`, for agents that learn from it.
+        replay: see `Replay`, for agents that learn from it; with several shards, leaves lead with them.
     """
 
     learner: Any
@@ -113,7 +113,7 @@ def make_experiment(config: Any, about: About | None = None) -> Experiment:
     num_updates = max(config.total_env_steps // steps_per_update, 1)
     envs = make_environment(config.env, num_steps)
 
-    def build_agent(axis_name: str | None, num_shards: int) -> Agent:
+    def build_agent(axis_name: str | tuple[str, ...] | None, num_shards: int) -> Agent:
         try:
             return make_agent(
                 config.agent,
@@ -135,23 +135,29 @@ def make_experiment(config: Any, about: About | None = None) -> Experiment:
         new_replay = partial(offline_replay, buffer, about)
     elif learns_from_replay(agent) and config.dataset is None:
         buffer = replay_buffer(config)
-        new_replay = buffer.init
+        new_replay = partial(_sharded_replay, buffer, config.num_shards)
         check_replay_memory(config, buffer, agent, envs)
     bootstrap = not getattr(config.agent, "truncation_is_terminal", False)
-    if config.num_devices == 1:
-        learner_agent, axis_name = agent, None
-    else:
-        learner_agent, axis_name = build_agent(DEVICE_AXIS, config.num_shards // config.num_devices), DEVICE_AXIS
+    axis_name = DEVICE_AXIS if config.num_devices > 1 else None
+    shards_here = config.num_shards // config.num_devices
 
     advance: Advance
     if buffer is None:
+        learner_agent = build_agent(axis_name, shards_here)
         advance = partial(on_policy, learner_agent, envs, num_steps=num_steps, bootstrap_truncation=bootstrap)
     else:
-        ratio = replay_ratio(config.agent.train_ratio, steps_per_update, buffer)
-        if about is None:
-            advance = partial(from_replay, learner_agent, envs, buffer, num_steps=num_steps, updates_per_step=ratio)
+        ratio = replay_ratio(config.agent.train_ratio, steps_per_update, buffer) / config.num_shards
+        if about is not None:
+            advance = partial(from_dataset, agent, buffer, updates_per_step=ratio)
         else:
-            advance = partial(from_dataset, learner_agent, buffer, updates_per_step=ratio)
+            sharding: dict[str, Any] = {}
+            if config.num_shards > 1:
+                sharding["axis_name"] = (SHARD_AXIS,) if axis_name is None else (axis_name, SHARD_AXIS)
+                sharding["num_shards"] = shards_here
+            learner_agent = build_agent(sharding.get("axis_name"), 1)
+            advance = partial(
+                from_replay, learner_agent, envs, buffer, num_steps=num_steps, updates_per_step=ratio, **sharding
+            )
 
     def train_step(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         return _train_step(advance, state, axis_name)
@@ -210,6 +216,13 @@ def _init(
         failed_metric=jnp.zeros((), jnp.int32),
         best=Best(learner.params, jnp.full((), -jnp.inf, jnp.float32), jnp.full((), -1, jnp.int32)),
     )
+
+
+def _sharded_replay(buffer: ReplayBuffer, num_shards: int, step: ReplayStep, carry: Any) -> Replay:
+    """Empty replay for steps and carries of all environments; with several shards, leaves lead with them."""
+    if num_shards == 1:
+        return buffer.init(step, carry)
+    return jax.vmap(buffer.init)(*split_environments((step, carry), num_shards, axis=0))
 
 
 def _train_step(advance: Advance, state: TrainState, axis_name: str | None) -> tuple[TrainState, dict[str, Array]]:

@@ -68,8 +68,8 @@ class Dreamer:
             them.
         action_space: any space `ActionDistribution` takes.
         num_updates: not used: the learning rate does not depend on the length of the run.
-        axis_name: device axis that gradients are averaged over; None on one device.
-        num_shards: not used: replayed windows are drawn by device.
+        axis_name: axes of devices and shards that gradients are averaged over; None where there is one of each.
+        num_shards: not used: a batch of windows is of one shard.
 
     Raises:
         ValueError: for a space it cannot encode.
@@ -86,7 +86,7 @@ class Dreamer:
         action_space: Any,
         *,
         num_updates: int = 1,
-        axis_name: str | None = None,
+        axis_name: str | tuple[str, ...] | None = None,
         num_shards: int = 1,
     ):
         del num_updates, num_shards

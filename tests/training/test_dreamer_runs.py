@@ -19,6 +19,7 @@ from hippodrome.training.metrics import read_metrics
 from hippodrome.training.prediction import predict_run
 from hippodrome.training.run_checkpoint import RunCheckpoints
 from hippodrome.training.step import initial_state, make_experiment, state_template
+from tests.compare import assert_close, assert_identical
 
 TINY = (
     "--env.id popgym/RepeatPreviousEasy --env.num-envs 4 --memory.kind s5 --memory.d-model 8 --memory.d-state 4 "
@@ -64,11 +65,7 @@ def test_resuming_is_bit_for_bit_with_replay_which_only_the_newest_checkpoint_ho
     half = train(dataclasses.replace(config, total_env_steps=96), run_dir=tmp_path / "half")
     train(config, resume=half)
 
-    def compare(path, a, b):
-        a, b = (jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in (a, b))
-        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
-
-    jax.tree_util.tree_map_with_path(compare, newest_state(half, config), newest_state(run, config))
+    assert_identical(newest_state(half, config), newest_state(run, config))
     assert [each.name for each in (run / "checkpoints" / "replay").iterdir()] == ["step_000000000006"]
 
 
@@ -164,12 +161,36 @@ def test_every_loss_trains_on_pictures_vectors_and_mixed_actions_and_the_target_
     assert launch.main(["predict", str(run), "--context", "9", "--horizon", "0"]) == 2
 
 
+def test_two_devices_equal_one_whatever_the_shards_of_each():
+    if jax.device_count() < 2:
+        pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=2, which tests/conftest.py sets")
+    flags = ["--num-shards", "4", "--agent.batch-size", "4", "--agent.train-ratio", "4"]
+    results = []
+    for num_devices in ("1", "2"):
+        config = tiny(*flags, "--num-devices", num_devices)
+        experiment = make_experiment(config)
+        state, step = experiment.place(initial_state(experiment, config)), jax.jit(experiment.step)
+        for _ in range(2):
+            state, metrics = step(state)
+        results.append((state, metrics))
+    (one, one_metrics), (two, two_metrics) = results
+    assert len(two.replay.count.sharding.device_set) == 2 and two.replay.count.shape == (4, 1)
+    assert float(two_metrics["learner_updates"]) == 4 and float(two_metrics["replay_steps"]) == 64
+    for part in ("params", "slow_critic", "return_high", "reward_range"):
+        assert_close(getattr(two.learner, part), getattr(one.learner, part), rtol=1e-5, atol=1e-5)
+    assert_close(two.replay.steps, one.replay.steps)
+    assert_close(two.replay.carries, one.replay.carries, rtol=1e-4, atol=1e-5)
+    assert_close(two.replay.written, one.replay.written)
+    assert set(one_metrics) == set(two_metrics)
+    for name, value in one_metrics.items():
+        np.testing.assert_allclose(two_metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--env.id", "tests/Parts", "--env.kwargs", "image_dtype=float32"], "an image must be a uint8 Box"),
-        (["--num-shards", "2"], "num_shards=2 must be 1 with agent.kind=dreamer"),
-        (["--num-devices", "2", "--num-shards", "2"], "num_devices=2 must be 1 with agent.kind=dreamer"),
+        (["--num-shards", "2", "--agent.batch-size", "3"], "agent.batch_size=3 must be divisible by num_shards=2"),
         (["--env.id", "tests/Parts", "--env.kwargs", "side=2"], "must be at least 4 pixels high and wide"),
         (
             ["--agent.replay-capacity", "48"],

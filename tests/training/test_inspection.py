@@ -16,6 +16,7 @@ from hippodrome.training.errors import ConfigError, RunFolderError
 from hippodrome.training.evaluation import restore_run
 from hippodrome.training.events import EventWriter
 from hippodrome.training.inspection import initial_params, inspect_run, inspection_table
+from tests.compare import assert_identical
 from tests.tiny import tiny_config, tiny_flags
 
 SMALL = dict(lags=4, num_envs=2, num_probes=2)
@@ -30,10 +31,6 @@ def run(tmp_path_factory):
     return train(config, run_dir=tmp_path_factory.mktemp("runs") / "two-seeds")
 
 
-def assert_equal(one, two):
-    jax.tree.map(np.testing.assert_array_equal, one, two)
-
-
 def test_before_are_the_parameters_that_the_first_update_began_with(run):
     config = load_config(run)
     experiment, state, _ = restore_run(run, config, "last")
@@ -41,7 +38,7 @@ def test_before_are_the_parameters_that_the_first_update_began_with(run):
     for index in range(2):
         of_seed = jax.tree.map(lambda leaf, index=index: leaf[index], (state.best.params, state.learner.params))
         before = initial_params(config, experiment, index)
-        assert_equal(before, of_seed[0])
+        assert_identical(before, of_seed[0])
         kernels = [each.network["params"]["actor"]["memory"]["layers_0"]["layer"]["C"] for each in (before, of_seed[1])]
         assert not np.array_equal(*kernels)
 
@@ -51,8 +48,8 @@ def test_a_run_begun_from_another_is_compared_with_that(run, tmp_path, capsys):
     begun = train(config, run_dir=tmp_path / "begun")
     experiment, state, _ = restore_run(begun, load_config(begun), "last")
     before = initial_params(load_config(begun), experiment)
-    assert_equal(before, load_policy(run).params)
-    assert_equal(before, state.best.params)
+    assert_identical(before, load_policy(run).params)
+    assert_identical(before, state.best.params)
     run.rename(run.with_name("moved"))
     try:
         assert main(["inspect", str(begun)]) == 2

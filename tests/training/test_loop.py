@@ -21,6 +21,7 @@ from hippodrome.training.errors import ConfigError, RunFolderError, TrainingErro
 from hippodrome.training.evaluation import _play
 from hippodrome.training.metrics import read_metrics, summarize_updates
 from hippodrome.training.step import initial_state, make_experiment, state_template
+from tests.compare import assert_identical
 from tests.tiny import tiny_config, tiny_flags
 
 QUICK = dict(checkpoint__every_updates=1, evaluation__episodes=8)
@@ -29,15 +30,6 @@ QUICK = dict(checkpoint__every_updates=1, evaluation__episodes=8)
 def final_state(run, config):
     state, _ = Checkpointer(run / "checkpoints").restore(state_template(make_experiment(config), config))
     return state
-
-
-def assert_identical(one, two):
-    def compare(path, a, b):
-        if jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
-
-    jax.tree_util.tree_map_with_path(compare, one, two)
 
 
 @pytest.fixture(scope="module")

@@ -232,7 +232,7 @@ def test_episodes_follow_one_another_and_the_last_window_begins_anew(recorded):
         (["--dataset", "nowhere.npz"], "the data set nowhere.npz cannot be read: No such file"),
         (["--env.id", "popgym/CountRecallEasy"], "has the observation space Discrete.*but the environment has"),
         (["--agent.batch-length", "264"], "has 260 steps, fewer than a window: agent.batch_length=264"),
-        (["--num-shards", "2"], "num_shards=2 must be 1 with agent.kind=dreamer"),
+        (["--num-shards", "2"], "num_shards=2 must be 1 with dataset="),
         (["--stop-at-return", "1"], "stop_at_return=1 must be null with dataset="),
     ],
 )

@@ -11,6 +11,7 @@ from flax import struct
 
 from hippodrome.envs import Outcome
 from hippodrome.training.step import Best, _train_step, initial_state, make_experiment, watched_metrics
+from tests.compare import assert_close
 from tests.tiny import tiny_config
 
 
@@ -23,15 +24,6 @@ def start(config):
     experiment = make_experiment(config)
     state = jax.jit(lambda: initial_state(experiment, config))()
     return experiment, experiment.place(state), jax.jit(experiment.step)
-
-
-def assert_close(actual, expected, rtol=1e-5, atol=1e-6):
-    def compare(a, b):
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
-
-    jax.tree.map(compare, actual, expected)
 
 
 def test_the_state_keeps_its_types_so_that_one_program_serves_every_update():
