@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from hippodrome.envs import Box, Discrete, MultiDiscrete, Timestep, flat_spaces
+from hippodrome.envs.encoding import encode, encode_action, encoded_width, space_width
 
 PolicyInput = Literal["previous_action", "previous_reward", "first_step"]
 
@@ -34,31 +35,31 @@ class Featurizer:
     """
 
     def __init__(self, observation_space: Any, action_space: Any, inputs: Sequence[PolicyInput]):
-        self.observation_leaves = flat_spaces(observation_space)
+        self.observation_space = observation_space
+        observation_leaves = flat_spaces(observation_space)
         self.action_leaves = flat_spaces(action_space)
         self.inputs = tuple(inputs)
-        for leaf in self.observation_leaves:
+        for leaf in observation_leaves:
             if not isinstance(leaf, Discrete | MultiDiscrete | Box):
                 raise ValueError(
                     f"observation space {leaf!r} cannot be encoded; use Discrete, MultiDiscrete, Box, or a Tuple or "
                     "Dict of them"
                 )
-        self.num_observation_features = sum(map(encoded_width, self.observation_leaves))
+        self.num_observation_features = space_width(observation_space)
         input_widths = {
-            "previous_action": sum(map(encoded_width, self.action_leaves)),
+            "previous_action": space_width(action_space),
             "previous_reward": 1,
             "first_step": 1,
         }
         self.num_features = self.num_observation_features + sum(input_widths[name] for name in self.inputs)
         # Only continuous features are normalised: a one-hot keeps its meaning.
         self.is_continuous = np.concatenate(
-            [np.full(encoded_width(leaf), isinstance(leaf, Box)) for leaf in self.observation_leaves]
+            [np.full(encoded_width(leaf), isinstance(leaf, Box)) for leaf in observation_leaves]
         )
 
     def observation(self, observation: Any) -> Float[Array, "... F"]:
         """The observation part alone."""
-        parts = zip(self.observation_leaves, jax.tree.leaves(observation), strict=True)
-        return jnp.concatenate([encode_leaf(leaf, value) for leaf, value in parts], axis=-1)
+        return encode(self.observation_space, observation)
 
     def policy_inputs(self, timestep: Timestep) -> list[Float[Array, "... K"]]:
         """The policy inputs to append."""
@@ -71,37 +72,6 @@ class Featurizer:
             "first_step": lambda: [timestep.reset[..., None].astype(jnp.float32)],
         }
         return [part for name in self.inputs for part in available[name]()]
-
-
-def encoded_width(leaf: Any) -> int:
-    """Features that `encode_leaf` makes of a leaf space."""
-    if isinstance(leaf, Discrete):
-        return int(leaf.n)
-    if isinstance(leaf, MultiDiscrete):
-        return int(leaf.nvec.sum())
-    return math.prod(leaf.shape)
-
-
-def encode_leaf(leaf: Any, value: jax.Array) -> jax.Array:
-    """An element of a leaf space, `[..., *shape]`, as `[..., F]`: one-hot, or flat numbers (uint8 divided by 255)."""
-    if isinstance(leaf, Discrete):
-        return jax.nn.one_hot(value, int(leaf.n), dtype=jnp.float32)
-    if isinstance(leaf, MultiDiscrete):
-        parts = [jax.nn.one_hot(value[..., i], int(n), dtype=jnp.float32) for i, n in enumerate(leaf.nvec)]
-        return jnp.concatenate(parts, axis=-1)
-    flat = value.reshape(*value.shape[: value.ndim - len(leaf.shape)], -1)
-    return flat.astype(jnp.float32) / (255.0 if leaf.dtype == jnp.uint8 else 1.0)
-
-
-def encode_action(leaf: Any, value: jax.Array) -> jax.Array:
-    """The same for an action; a Box in units where its bounds are -1 and 1."""
-    encoded = encode_leaf(leaf, value)
-    if isinstance(leaf, Box):
-        low = jnp.broadcast_to(jnp.asarray(leaf.low, jnp.float32), leaf.shape).reshape(-1)
-        high = jnp.broadcast_to(jnp.asarray(leaf.high, jnp.float32), leaf.shape).reshape(-1)
-        # A null action (0) stays 0 only where the bounds are symmetric; the first-step flag tells it apart.
-        return (encoded - 0.5 * (low + high)) / (0.5 * (high - low))
-    return encoded
 
 
 class MLP(nn.Module):

@@ -244,6 +244,7 @@ class _Checker:
             self.fail(name, _type_of(value), expected, remedy)
 
     def _check_same(self, name: str, tree: Any, other: Any, remedy: str) -> None:
+        tree, other = jax.tree.map(_without_keys, (tree, other))
         self._check_structure(name, tree, other, remedy)
         for (path, leaf), twin in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(other), strict=True):
             if not _close(leaf, twin):
@@ -275,20 +276,30 @@ def _type_of(leaf: Any) -> str:
 
 
 def _close(leaf: Any, twin: Any) -> bool:
-    leaf, twin = (_copied(each) for each in (leaf, twin))
+    leaf, twin = np.asarray(leaf), np.asarray(twin)
     if np.issubdtype(leaf.dtype, np.floating):
         return np.allclose(leaf, twin, rtol=1e-4, atol=1e-5, equal_nan=True)
     return np.array_equal(leaf, twin)
 
 
 def _copied(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return np.array(leaf)
+    return np.array(_without_keys(leaf))
+
+
+def _without_keys(leaf: Any) -> Any:
+    """The numbers of a typed key; another leaf as it is."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _like(tree: Any, example: Any) -> Any:
-    return jax.tree.map(lambda leaf, other: jax.lax.convert_element_type(leaf, jnp.asarray(other).dtype), tree, example)
+    def like(leaf: Any, other: Any) -> Any:
+        return leaf if _is_key(leaf) else jax.lax.convert_element_type(leaf, jnp.asarray(other).dtype)
+
+    return jax.tree.map(like, tree, example)
 
 
 def _all_finite(tree: Any) -> jax.Array:

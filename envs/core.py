@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from .spaces import Box, Discrete, MultiDiscrete, Space, flat_spaces
 
-__all__ = ["EnvParams", "EnvState", "Environment", "Outcome", "Timestep", "null_action"]
+__all__ = ["EnvParams", "EnvState", "Environment", "Outcome", "Timestep", "longest_episode", "null_action"]
 
 
 @struct.dataclass
@@ -76,6 +76,11 @@ class Environment:
         if not self.can_truncate:
             return jnp.asarray(False)
         return jnp.asarray(state.time >= params.max_steps_in_episode)
+
+    def sample_task(self, key: Key[Array, ""], params: Any) -> Any:
+        """Parameters of a task drawn for a meta-episode (see `trials.py`): `params` where there is one task alone."""
+        del key
+        return params
 
     def observation_space(self, params: Any) -> Space:
         """What `reset_env` and `step_env` observe."""
@@ -157,6 +162,12 @@ class Outcome:
     def ended(self) -> Bool[Array, "..."]:
         """Whether the episode ended with this action: `reset` of the next timestep."""
         return self.terminated | self.truncated
+
+
+def longest_episode(env: Environment, params: Any) -> int:
+    """Steps of an episode at most: `env.longest_episode(params)` where it has one, else the parameters' limit."""
+    own = getattr(env, "longest_episode", None)
+    return int(own(params)) if own is not None else int(params.max_steps_in_episode)
 
 
 def null_action(space: Space) -> Any:

@@ -115,5 +115,5 @@ def _unknown(env_id: str) -> str:
 
 
 def _load_builtin() -> None:
-    for module in ("hippodrome.envs.popgym", "hippodrome.envs.adapters"):
+    for module in ("hippodrome.envs.popgym", "hippodrome.envs.adapters", "hippodrome.envs.meta"):
         importlib.import_module(module)

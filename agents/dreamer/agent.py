@@ -17,9 +17,9 @@ from jaxtyping import Array, Float, Key
 
 from hippodrome.agents.core import Decision, Feedback, ReplayBatch, register_agent
 from hippodrome.agents.distributions import ActionDistribution
-from hippodrome.agents.networks import encode_action, encoded_width
 from hippodrome.agents.normalization import pmean
 from hippodrome.envs import Timestep, flat_spaces
+from hippodrome.envs.encoding import encode_action, space_width
 from hippodrome.memory import build_memory
 from hippodrome.memory.latents import gumbel_noise
 from hippodrome.memory.rssm import RSSM, RSSMCarry, memory_view
@@ -111,7 +111,7 @@ class Dreamer:
         self.modules = build_modules(config, observation_space, num_outputs)
         self.optimizer = laprop(config.learning_rate, config.warmup_updates, config.gradient_clip)
         self._action_leaves = flat_spaces(action_space)
-        self._action_width = sum(map(encoded_width, self._action_leaves))
+        self._action_width = space_width(action_space)
 
     def init(self, key: Key[Array, ""], num_envs: int) -> DreamerState:
         """Fresh parameters and optimiser."""

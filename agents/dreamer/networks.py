@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hippodrome.agents.networks import encode_leaf, encoded_width
 from hippodrome.envs import Box, Discrete, MultiDiscrete, flat_spaces
+from hippodrome.envs.encoding import encode_leaf, encoded_width
 from hippodrome.memory.core import Dense
 from hippodrome.memory.rssm import NormMLP
 

@@ -67,6 +67,10 @@ class GymnaxAdapter(Environment):
         reward = jnp.asarray(reward, jnp.float32).reshape(())
         return self._observed(observation, params), state, reward, jnp.asarray(terminated, bool).reshape(()), info
 
+    def observe(self, state, params) -> Any:
+        """What a state looks like."""
+        return self._observed(self.env.get_obs(state, params), params)
+
     def is_truncated(self, state, params) -> jax.Array:
         """gymnax's time limit."""
         return jnp.asarray(self.env.is_truncated(state, params), bool).reshape(())

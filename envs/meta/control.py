@@ -1,0 +1,208 @@
+"""Continuous control whose physics and goals are the task, from gymnax's environments, and the mixture of all.
+
+Every member has one Box action in its own units, trials of `HORIZON` steps at most and rewards of about [0, 1] a step,
+so that returns of different members can stand in one table. Goals are a part of the task and are not observed.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Key
+
+from hippodrome.envs.adapters.gymnax_env import make_gymnax
+from hippodrome.envs.core import Environment, EnvParams
+from hippodrome.envs.mixture import Mixture
+from hippodrome.envs.projection import Projection
+from hippodrome.envs.spaces import Box, Space
+from hippodrome.envs.splits import Ranges, around, check_split, holds_out_tasks
+
+from .navigation import PointNavigation
+
+HORIZON = 100
+OBSERVATION_SIZE, ACTION_SIZE = 16, 4
+
+
+@struct.dataclass
+class VariedParams(EnvParams):
+    """A task.
+
+    Attributes:
+        max_steps_in_episode: steps of a trial.
+        inner: parameters of gymnax's environment.
+        point: the numbers of the task by name.
+    """
+
+    inner: Any = None
+    point: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """How an environment of gymnax becomes a family of tasks.
+
+    Attributes:
+        gymnax_id: which.
+        ranges: the numbers of a task; those named as a parameter are it, the others are for `begin`.
+        derive: parameters that follow from others.
+        begin: changes the start state, `(state, point) -> state`.
+        reward: `(state, reward) -> reward`, from the state reached.
+        hidden: how many numbers at the end of the observation are not shown.
+        bounds: of the action, where gymnax's are not a Box.
+        fixed: parameters that are other than gymnax's for every task.
+    """
+
+    gymnax_id: str
+    ranges: Ranges
+    derive: Callable[[Any], Any] = lambda params: params
+    begin: Callable[[Any, Any], Any] = lambda state, point: state
+    reward: Callable[[Any, Any], Any] = lambda state, reward: reward
+    hidden: int = 0
+    bounds: tuple[float, float] | None = None
+    fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def _cartpole_masses(params: Any) -> Any:
+    return params.replace(total_mass=params.masscart + params.masspole, polemass_length=params.masspole * params.length)
+
+
+def _goal(state: Any, point: Any) -> Any:
+    return state.replace(goal_xy=jnp.stack([point["goal_x"], point["goal_y"]]))
+
+
+_CARTPOLE = around(
+    gravity=(9.8, 0.2, 0.5), masspole=(0.1, 0.4, 0.8), length=(0.5, 0.3, 0.6), force_mag=(10.0, 0.2, 0.5)
+)
+_NO_LIMIT = {"theta_threshold_radians": np.inf}
+# The outer frame of a square of goals is held out.
+_FRAME = Ranges(
+    {"goal_x": (-0.6, 0.6), "goal_y": (-0.6, 0.6)},
+    {"goal_x": ((-1.0, -0.6), (0.6, 1.0)), "goal_y": ((-1.0, -0.6), (0.6, 1.0))},
+)
+MEMBERS = {
+    "pendulum": Member(
+        "Pendulum-v1",
+        around(g=(10.0, 0.2, 0.5), m=(1.0, 0.2, 0.4), l=(1.0, 0.2, 0.4)),
+        reward=lambda state, reward: 1.0 + reward / 16.3,
+    ),
+    "cartpole-balance": Member("CartPole-v1", _CARTPOLE, derive=_cartpole_masses, bounds=(0.0, 1.0)),
+    "cartpole-swing-up": Member(
+        "CartPole-v1",
+        _CARTPOLE,
+        derive=_cartpole_masses,
+        begin=lambda state, point: state.replace(theta=state.theta + jnp.pi),
+        reward=lambda state, reward: 0.5 * (1.0 + jnp.cos(state.theta)),
+        bounds=(0.0, 1.0),
+        fixed=_NO_LIMIT,
+    ),
+    "mountain-car": Member(
+        "MountainCarContinuous-v0",
+        around(gravity=(0.0025, 0.2, 0.5), power=(0.0015, 0.2, 0.5)),
+        # The height, and no end at the flag: gymnax's single reward is out of reach of random actions.
+        reward=lambda state, reward: 0.5 * (1.0 + jnp.sin(3.0 * state.position)),
+        fixed={"goal_position": np.inf},
+    ),
+    "reacher": Member("Reacher-misc", _FRAME, begin=_goal, hidden=2),
+    "swimmer": Member("Swimmer-misc", _FRAME, begin=_goal, hidden=2),
+}
+
+
+class Varied(Environment):
+    """An environment of gymnax whose physics or goal is the task (see `MEMBERS`).
+
+    Args:
+        member: a name of `MEMBERS`.
+        split: "train" or "held-out-tasks": the ranges that tasks are drawn from.
+
+    Raises:
+        ValueError: for another name or split.
+    """
+
+    def __init__(self, member: str, split: str = "train"):
+        if member not in MEMBERS:
+            raise ValueError(f"member={member!r} must be one of {', '.join(MEMBERS)}")
+        check_split(split, projected=False)
+        self.member, self.split = member, split
+        self._rules = MEMBERS[member]
+        self.env = make_gymnax(self._rules.gymnax_id)
+
+    @property
+    def name(self) -> str:
+        """The member's."""
+        return self.member
+
+    @property
+    def default_params(self) -> VariedParams:
+        """The middle of the training ranges."""
+        middle = {name: 0.5 * (low + high) for name, (low, high) in self._rules.ranges.train.items()}
+        return self._task({name: jnp.asarray(value, jnp.float32) for name, value in middle.items()})
+
+    def sample_task(self, key: Key[Array, ""], params: VariedParams) -> VariedParams:
+        """Draws the numbers of the task."""
+        return self._task(self._rules.ranges.sample(key, held_out=holds_out_tasks(self.split)))
+
+    def reset_env(self, key: Key[Array, ""], params: VariedParams) -> tuple[Any, Any]:
+        """Begins a trial."""
+        _, state = self.env.reset_env(key, params.inner)
+        state = self._rules.begin(state, params.point)
+        return self._shown(self.env.observe(state, params.inner)), state
+
+    def step_env(self, key: Key[Array, ""], state: Any, action: Any, params: VariedParams):
+        """Takes one action."""
+        if self._rules.bounds is not None:
+            action = action[0]  # gymnax takes a number
+        observation, state, reward, terminated, _ = self.env.step_env(key, state, action, params.inner)
+        reward = jnp.asarray(self._rules.reward(state, reward), jnp.float32)
+        return self._shown(observation), state, reward, terminated, {}
+
+    def is_truncated(self, state: Any, params: VariedParams) -> Array:
+        """After `max_steps_in_episode` steps."""
+        return jnp.asarray(state.time >= params.max_steps_in_episode)
+
+    def observation_space(self, params: VariedParams) -> Box:
+        """gymnax's without what is hidden."""
+        space = self.env.observation_space(self.default_params.inner)
+        shown = space.shape[0] - self._rules.hidden
+        return Box(-jnp.inf, jnp.inf, (shown,))
+
+    def action_space(self, params: VariedParams) -> Space:
+        """One Box."""
+        if self._rules.bounds is not None:
+            return Box(*self._rules.bounds, (1,))
+        return self.env.action_space(self.default_params.inner)
+
+    def _task(self, point: dict[str, Any]) -> VariedParams:
+        inner = self.env.default_params.replace(max_steps_in_episode=10**6, **self._rules.fixed)
+        inner = inner.replace(**{name: value for name, value in point.items() if hasattr(inner, name)})
+        return VariedParams(max_steps_in_episode=HORIZON, inner=self._rules.derive(inner), point=point)
+
+    def _shown(self, observation: Array) -> Array:
+        return observation[: observation.shape[0] - self._rules.hidden]
+
+
+def make_control(members: tuple[str, ...] | None = None, *, split: str = "train", projected: bool = True) -> Mixture:
+    """The mixture of families of tasks, each seen through random projections to 16 and 4 numbers.
+
+    Args:
+        members: which; all of `MEMBERS`, and "point", where None.
+        split: "train", "held-out-tasks", "held-out-projections" or "held-out-both".
+        projected: False pads observations and actions to the same sizes in place of projecting them.
+    """
+    check_split(split, projected=True)
+    known = (*MEMBERS, "point")
+    names = known if members is None else tuple(members)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"members={unknown} must be of {', '.join(known)}")
+    tasks = "held-out-tasks" if holds_out_tasks(split) else "train"
+
+    def build(name: str) -> Projection:
+        env = PointNavigation(split=tasks) if name == "point" else Varied(name, split=tasks)
+        return Projection(
+            env, observation_size=OBSERVATION_SIZE, action_size=ACTION_SIZE, split=split, identity=not projected
+        )
+
+    return Mixture({name: build(name) for name in names})

@@ -1,0 +1,187 @@
+"""Meta-episodes: several episodes of one task one after the other, for agents that adapt inside their memory.
+
+Legend: `K` trials (episodes of the environment within) at most, `A` width of an encoded action.
+
+Sources: Duan et al. 2016 (RL^2); Wang et al. 2016.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int, Key
+
+from .core import Environment, EnvState, longest_episode
+from .encoding import encode_action, space_width
+from .spaces import Box, Dict, Discrete, Space, flat_spaces
+
+
+@struct.dataclass
+class TrialsState(EnvState):
+    """Where a meta-episode stands.
+
+    Attributes:
+        time: int32; steps since the meta-episode began.
+        inner: state of the environment within.
+        task: its parameters, the same from the first trial to the last.
+        start_key: what trials begin with, where every trial begins alike.
+        trial: int32; trials finished.
+        trial_return: float32; rewards of the running trial.
+        trial_returns: float32 `[K]`; of the finished ones, 0 elsewhere.
+    """
+
+    inner: Any
+    task: Any
+    start_key: Key[Array, ""]
+    trial: Int[Array, ""]
+    trial_return: Float[Array, ""]
+    trial_returns: Float[Array, " K"]
+
+
+class Trials(Environment):
+    """A meta-episode of trials: a task is drawn once, start states for every trial, and only the last trial ends it.
+
+    An episode of this environment is a meta-episode, so an agent's memory lives from trial to trial and is cleared
+    between meta-episodes, and discounted returns cross the ends of trials. Its end is a termination: nothing is beyond.
+    The step that ends a trial shows the first observation of the next one, with `trial_start` 1 and the reward that
+    ended the last.
+
+    Observations are dicts: `observation` of the environment within; `previous_action` `[A]`, one-hot where discrete and
+    scaled to [-1, 1] where not, 0 at the first step of a meta-episode; `previous_reward`; `trial_start` and
+    `first_step`, 0 or 1. Parameters (`env.params`) are those of the environment within, from which tasks are drawn.
+
+    Args:
+        env: the environment within; tasks come from its `sample_task`.
+        trials: K, the number of trials.
+        steps: in place of `trials`, the number of steps; as many trials as fit, the last one cut off.
+        same_start: every trial of a meta-episode begins in the same state, given the same task.
+
+    Raises:
+        ValueError: unless exactly one of `trials` and `steps` is given and at least 1, or where `steps` is less than
+            the longest trial.
+    """
+
+    can_truncate = False
+
+    def __init__(
+        self, env: Environment, *, trials: int | None = None, steps: int | None = None, same_start: bool = False
+    ):
+        if (trials is None) == (steps is None):
+            raise ValueError(f"exactly one of trials={trials} and steps={steps} must be given, the other be None")
+        if (trials or steps or 0) < 1:
+            given = f"trials={trials}" if steps is None else f"steps={steps}"
+            raise ValueError(f"{given} must be at least 1")
+        self.env = env
+        self.trials = trials
+        self.steps = steps
+        self.same_start = same_start
+        self._check_budget(env.default_params)
+
+    @property
+    def name(self) -> str:
+        """That of the environment within, and how many trials."""
+        length = f"{self.trials} trials" if self.steps is None else f"{self.steps} steps"
+        return f"{self.env.name}, {length}"
+
+    @property
+    def default_params(self) -> Any:
+        """Those of the environment within."""
+        return self.env.default_params
+
+    def longest_episode(self, params: Any) -> int:
+        """Steps of a meta-episode at most."""
+        return self.steps if self.steps is not None else self.trials * longest_episode(self.env, params)
+
+    def most_trials(self) -> int:
+        """K: trials in a meta-episode at most; where the number of steps is given, one for each step."""
+        return self.trials if self.trials is not None else self.steps
+
+    def sample_task(self, key: Key[Array, ""], params: Any) -> Any:
+        """Parameters of a task; `reset_env` draws one itself."""
+        return self.env.sample_task(key, params)
+
+    def reset_env(self, key: Key[Array, ""], params: Any) -> tuple[dict, TrialsState]:
+        """Draws a task and begins its first trial."""
+        task_key, start_key = jax.random.split(key)
+        return self.begin(self.sample_task(task_key, params), start_key)
+
+    def begin(self, task: Any, key: Key[Array, ""]) -> tuple[dict, TrialsState]:
+        """Begins a meta-episode of a task that is given."""
+        observation, inner = self.env.reset_env(key, task)
+        state = TrialsState(
+            time=jnp.zeros((), jnp.int32),
+            inner=inner,
+            task=task,
+            start_key=key,
+            trial=jnp.zeros((), jnp.int32),
+            trial_return=jnp.zeros(()),
+            trial_returns=jnp.zeros(self.most_trials()),
+        )
+        previous_action = jnp.zeros(space_width(self.env.action_space(task)))
+        return _observed(observation, previous_action, jnp.zeros(()), trial_start=True, first_step=True), state
+
+    def step_env(self, key: Key[Array, ""], state: TrialsState, action: Any, params: Any):
+        """Takes one action; where it ended a trial, begins the next."""
+        del params  # the task's are in the state
+        step_key, reset_key = jax.random.split(key)
+        reached, inner, reward, terminated, info = self.env.step_env(step_key, state.inner, action, state.task)
+        reward = jnp.asarray(reward, jnp.float32)
+        ended = jnp.asarray(terminated, bool) | self.env.is_truncated(inner, state.task)
+        trial_return = state.trial_return + reward
+        row = jnp.where(ended, state.trial, self.most_trials())  # out of range and dropped while a trial goes on
+        trial, time = state.trial + ended, state.time + 1
+        done = trial >= self.trials if self.steps is None else time >= self.steps
+        # What a meta-episode ended with is shown as it is.
+        starts = ended & ~done
+        fresh = self.env.reset_env(state.start_key if self.same_start else reset_key, state.task)
+        observation, inner = jax.tree.map(lambda new, old: jnp.where(starts, new, old), fresh, (reached, inner))
+        state = dataclasses.replace(
+            state,
+            time=time,
+            inner=inner,
+            trial=trial,
+            trial_return=jnp.where(ended, 0.0, trial_return),
+            trial_returns=state.trial_returns.at[row].set(trial_return, mode="drop"),
+        )
+        leaves = zip(flat_spaces(self.env.action_space(state.task)), jax.tree.leaves(action), strict=True)
+        previous_action = jnp.concatenate([encode_action(leaf, part) for leaf, part in leaves], axis=-1)
+        observation = _observed(observation, previous_action, reward, trial_start=starts, first_step=False)
+        return observation, state, reward, done, info
+
+    def observation_space(self, params: Any) -> Dict:
+        """See the class."""
+        self._check_budget(params)
+        flag = Discrete(2)
+        return Dict(
+            {
+                "observation": self.env.observation_space(params),
+                "previous_action": Box(-1.0, 1.0, (space_width(self.action_space(params)),)),
+                "previous_reward": Box(-jnp.inf, jnp.inf, ()),
+                "trial_start": flag,
+                "first_step": flag,
+            }
+        )
+
+    def action_space(self, params: Any) -> Space:
+        """That of the environment within."""
+        return self.env.action_space(params)
+
+    def _check_budget(self, params: Any) -> None:
+        longest = longest_episode(self.env, params)
+        if self.steps is not None and longest > self.steps:
+            raise ValueError(
+                f"steps={self.steps} of a meta-episode must be at least the longest trial, max_steps_in_episode="
+                f"{longest} of {self.env.name}; raise the one or lower the other"
+            )
+
+
+def _observed(observation, previous_action, previous_reward, *, trial_start, first_step) -> dict[str, Any]:
+    return {
+        "observation": observation,
+        "previous_action": previous_action,
+        "previous_reward": previous_reward,
+        "trial_start": jnp.asarray(trial_start, jnp.int32),
+        "first_step": jnp.asarray(first_step, jnp.int32),
+    }

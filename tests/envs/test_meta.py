@@ -1,0 +1,293 @@
+"""Tasks: splits that never meet, projections, mixtures, and the suites made of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hippodrome.envs import Box, Discrete, make, splits
+from hippodrome.envs.adapters.gymnax_env import make_gymnax
+from hippodrome.envs.meta.bandit import Bandit
+from hippodrome.envs.meta.control import MEMBERS, Varied, make_control
+from hippodrome.envs.meta.navigation import GridNavigation, PointNavigation
+from hippodrome.envs.meta.tabular_mdp import TabularMDP
+from hippodrome.envs.mixture import Mixture
+from hippodrome.envs.projection import Projection
+from hippodrome.envs.splits import Ranges, around, seeded_key
+
+KEY = jax.random.key(7)
+
+
+def tasks(env, number, seed=0):
+    """Tasks of an environment, stacked."""
+    keys = jax.random.split(jax.random.key(seed), number)
+    return jax.vmap(env.sample_task, in_axes=(0, None))(keys, env.default_params)
+
+
+def test_seeds_of_the_splits_never_meet(monkeypatch):
+    monkeypatch.setattr(splits, "_SEEDS", 8)
+
+    def seen(held_out):
+        keys = jax.vmap(lambda key: seeded_key(key, held_out=held_out, kind=3))(jax.random.split(KEY, 300))
+        return {tuple(row) for row in jax.random.key_data(keys).tolist()}
+
+    train, held_out = seen(False), seen(True)
+    assert len(train) == len(held_out) == 8 and not train & held_out
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.5, 5), st.floats(0.05, 0.4)), min_size=1, max_size=4),
+    st.integers(0, 2**30),
+)
+def test_points_are_inside_or_held_out(centres, seed):
+    ranges = around(**{f"x{index}": (centre, inner, 2 * inner) for index, (centre, inner) in enumerate(centres)})
+    keys = jax.random.split(jax.random.key(seed), 20)
+    for held_out in (False, True):
+        points = jax.vmap(lambda key, held_out=held_out: ranges.sample(key, held_out=held_out))(keys)
+        for index in range(len(keys)):
+            point = {name: float(value[index]) for name, value in points.items()}
+            outside = [not low <= point[name] <= high for name, (low, high) in ranges.train.items()]
+            # Rounding to float32 may put a number on the edge.
+            near = [min(abs(point[name] - edge) for edge in ranges.train[name]) < 1e-5 for name in ranges.names]
+            assert not any(o and not n for o, n in zip(outside, near, strict=True)) or held_out
+            if held_out:
+                assert any(o or n for o, n in zip(outside, near, strict=True))
+            for name, (centre, inner) in zip(ranges.names, centres, strict=True):
+                assert abs(point[name] - centre) <= centre * 2 * inner + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "message"),
+    [
+        ({"g": (1.0, 2.0)}, {"g": ((1.5, 3.0),)}, r"g: the split overlaps: held out \(1.5, 3.0\) and .*\(1.0, 2.0\)"),
+        ({"g": (1.0, 2.0)}, {"m": ((3.0, 4.0),)}, r"train=\['g'\] and held_out=\['m'\] must name the same"),
+        ({"g": (2.0, 1.0)}, {"g": ((3.0, 4.0),)}, r"g: range \(2.0, 1.0\) must have its lower end first"),
+    ],
+)
+def test_ranges_that_cannot_be_are_refused(train, held_out, message):
+    with pytest.raises(ValueError, match=message):
+        Ranges(train, held_out)
+
+
+def test_a_projection_multiplies_what_is_seen_and_what_is_done():
+    inner = make_gymnax("Pendulum-v1")
+    env = Projection(inner, observation_size=5, action_size=2)
+    params = env.sample_task(KEY, env.default_params)
+    assert params.observation.shape == (5, 3) and params.action.shape == (1, 2)
+    observation, state = env.reset_env(jax.random.key(1), params)
+    raw, raw_state = inner.reset_env(jax.random.key(1), params.inner)
+    np.testing.assert_allclose(observation, params.observation @ raw, rtol=1e-5)
+    action = jnp.array([0.5, -2.0])
+    after = env.step_env(jax.random.key(2), state, action, params)
+    torque = 2.0 * np.clip(np.asarray(params.action) @ np.array([0.5, -1.0]), -1, 1)
+    np.testing.assert_allclose(env.to_inner(action, params), torque, rtol=1e-5)
+    expected = inner.step_env(jax.random.key(2), raw_state, jnp.asarray(torque), params.inner)
+    np.testing.assert_allclose(after[0], params.observation @ expected[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after[2], expected[2], rtol=1e-4)
+
+
+def test_projections_are_gaussian_of_the_stated_variance():
+    env = Projection(make_gymnax("Pendulum-v1"), observation_size=6, action_size=4)
+    drawn = tasks(env, 2000)
+    for matrix, size in ((drawn.observation, 3), (drawn.action, 4)):
+        assert abs(float(matrix.mean())) < 0.02
+        np.testing.assert_allclose(float(matrix.var()), 1 / size, rtol=0.05)
+
+
+def test_discrete_actions_are_permuted_and_each_keeps_its_share():
+    env = Projection(make("gymnax/Acrobot-v1"), action_size=6)
+    assert env.action_space(env.default_params).n == 6
+    params = env.sample_task(KEY, env.default_params)
+    done = [int(env.to_inner(jnp.asarray(action), params)) for action in range(6)]
+    assert sorted(done) == [0, 0, 1, 1, 2, 2]
+    assert len({tuple(row) for row in tasks(env, 50).action.tolist()}) > 40
+
+
+def test_padding_is_no_projection():
+    env = Projection(make_gymnax("Pendulum-v1"), observation_size=5, action_size=2, identity=True)
+    params = env.sample_task(KEY, env.default_params)
+    observation, _ = env.reset_env(jax.random.key(1), params)
+    raw, _ = make_gymnax("Pendulum-v1").reset_env(jax.random.key(1), params.inner)
+    np.testing.assert_allclose(observation, [*raw, 0, 0])
+    np.testing.assert_allclose(env.to_inner(jnp.array([0.5, 1.0]), params), [1.0])
+
+
+@pytest.mark.parametrize(
+    ("make_it", "message"),
+    [
+        (
+            lambda: Projection(make_gymnax("Pendulum-v1"), observation_size=2),
+            r"observation_size=2 is narrower than Pend.*3",
+        ),
+        (lambda: Projection(make_gymnax("Acrobot-v1"), action_size=2), r"action_size=2 is narrower than Acrobot.*3"),
+        (
+            lambda: Projection(make_gymnax("Acrobot-v1"), split="test"),
+            r"split='test' must be one of train, held-out-tasks",
+        ),
+        (
+            lambda: Mixture({"a": make_gymnax("Pendulum-v1"), "b": make_gymnax("Acrobot-v1")}),
+            r"needs one observation space, but a has Box.*3.* and b has .*6",
+        ),
+        (
+            lambda: Mixture(
+                {"a": make_gymnax("CartPole-v1"), "b": Projection(make_gymnax("CartPole-v1"), action_size=3)}
+            ),
+            "but a has .* and b has",
+        ),
+        (lambda: Mixture({}), "at least one environment"),
+        (lambda: make("meta/Bandit", split="held-out-both"), "must be one of train, held-out-tasks$"),
+        (lambda: make("meta/Control", members=("walker",)), r"members=\['walker'\] must be of pendulum"),
+        (lambda: Bandit(arms=1), "arms=1 must be at least 2"),
+        (lambda: GridNavigation(size=2), "size=2 must be at least 3"),
+        (lambda: PointNavigation(horizon=0), "horizon=0 must be at least 1"),
+        (lambda: TabularMDP(states=1), "states=1"),
+        (lambda: Varied("walker"), "member='walker' must be one of"),
+    ],
+)
+def test_what_cannot_be_is_refused_naming_both_sides(make_it, message):
+    with pytest.raises(ValueError, match=message):
+        make_it()
+
+
+def test_a_member_of_a_mixture_is_stepped_as_it_is_alone():
+    members = {
+        env_id: Projection(make_gymnax(env_id), observation_size=6, action_size=3)
+        for env_id in ("Pendulum-v1", "MountainCarContinuous-v0")
+    }
+    env = Mixture(members)
+    action = jnp.array([0.3, -0.7, 0.9])
+    reset, step = jax.jit(env.reset_env), jax.jit(env.step_env)
+    seen = set()
+    for seed in range(8):
+        params = env.sample_task(jax.random.key(seed), env.default_params)
+        member = int(params.member)
+        seen.add(member)
+        alone, alone_params = list(members.values())[member], params.members[member]
+        observation, state = reset(jax.random.key(1), params)
+        expected, expected_state = alone.reset_env(jax.random.key(1), alone_params)
+        np.testing.assert_allclose(observation, expected, rtol=1e-5, atol=1e-6)
+        after = step(jax.random.key(2), state, action, params)
+        expected_after = alone.step_env(jax.random.key(2), expected_state, action, alone_params)
+        np.testing.assert_allclose(after[0], expected_after[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(after[2], expected_after[2], rtol=1e-4, atol=1e-5)
+        assert bool(env.is_truncated(after[1], params)) == bool(alone.is_truncated(expected_after[1], alone_params))
+    assert seen == {0, 1}
+
+
+def test_a_bandit_pays_as_often_as_its_chances_say():
+    env = Bandit(arms=3)
+    params = env.sample_task(KEY, env.default_params)
+    _, state = env.reset_env(KEY, params)
+    for arm in range(3):
+        step = lambda key, arm=arm: env.step_env(key, state, arm, params)[2:4]  # noqa: E731
+        reward, done = jax.vmap(step)(jax.random.split(KEY, 4000))
+        np.testing.assert_allclose(reward.mean(), params.chances[arm], atol=0.03)
+        assert bool(done.all()) and set(np.unique(reward)) <= {0.0, 1.0}
+    drawn = tasks(env, 2000).chances
+    np.testing.assert_allclose([drawn.mean(), drawn.var()], [0.5, 1 / 12], rtol=0.05)
+
+
+def test_a_tabular_process_goes_and_pays_as_its_tables_say():
+    env = TabularMDP(states=4, actions=2)
+    params = env.sample_task(KEY, env.default_params)
+    np.testing.assert_allclose(params.transition.sum(-1), 1.0, rtol=1e-5)
+    place = jnp.asarray(2, jnp.int32)
+    _, state = env.reset_env(KEY, params)
+    state = state.replace(place=place)
+    observation, _, reward, *_ = jax.vmap(lambda key: env.step_env(key, state, 1, params))(jax.random.split(KEY, 8000))
+    counts = np.bincount(np.asarray(observation), minlength=4) / 8000
+    np.testing.assert_allclose(counts, params.transition[2, 1], atol=0.02)
+    np.testing.assert_allclose([reward.mean(), reward.std()], [float(params.reward[2, 1]), 1.0], atol=0.05)
+    drawn = tasks(env, 500)
+    np.testing.assert_allclose([drawn.reward.mean(), drawn.reward.std()], [1.0, 1.0], atol=0.05)
+    # A flat Dirichlet over four states: mean 1/4, variance 3 / (16 * 5).
+    np.testing.assert_allclose(drawn.transition.var(), 3 / 80, rtol=0.05)
+
+
+def test_the_hidden_goal_of_the_grid_pays_and_its_cells_are_split():
+    train, held_out = GridNavigation(), GridNavigation(split="held-out-tasks")
+    cells = [set(map(tuple, env.goals.tolist())) for env in (train, held_out)]
+    assert not cells[0] & cells[1] and len(cells[0]) + len(cells[1]) == 21 and len(cells[1]) >= 4
+    for env, allowed in zip((train, held_out), cells, strict=True):
+        assert set(map(tuple, tasks(env, 200).goal.tolist())) == allowed
+    params = train.default_params.replace(goal=jnp.array([3, 1]))
+    observation, state = train.reset_env(KEY, params)
+    assert observation.tolist() == [4, 0]
+    found = []
+    for action in (1, 2, 0, 3, 3):  # up, right (the goal), stay, down, down into the wall
+        observation, state, reward, *_ = train.step_env(KEY, state, jnp.asarray(action), params)
+        found.append((observation.tolist(), round(float(reward), 3)))
+    assert found == [([3, 0], -0.1), ([3, 1], 1.0), ([3, 1], 1.0), ([4, 1], -0.1), ([4, 1], -0.1)]
+
+
+def test_the_hidden_goal_in_the_plane_pays_within_its_reach():
+    env = PointNavigation()
+    params = env.default_params
+    _, state = env.reset_env(KEY, params)
+    rewards = []
+    for _ in range(6):
+        observation, state, reward, *_ = env.step_env(KEY, state, jnp.array([0.0, 0.5]), params)
+        rewards.append(float(reward))
+    np.testing.assert_allclose(observation, [0.0, 1.2], atol=1e-6)
+    assert rewards == [0, 0, 0, 1, 1, 1]
+    held_out = tasks(PointNavigation(split="held-out-tasks"), 300).angle
+    assert not ((held_out > np.pi / 6 + 1e-5) & (held_out < 5 * np.pi / 6 - 1e-5)).any()
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_control_draws_its_tasks_from_the_split(member):
+    ranges = MEMBERS[member].ranges
+    for split in ("train", "held-out-tasks"):
+        env = Varied(member, split)
+        drawn = tasks(env, 40)
+        points = [{name: float(value[i]) for name, value in drawn.point.items()} for i in range(40)]
+        edges = {name: (low * (1 - 1e-6), high * (1 + 1e-6)) for name, (low, high) in ranges.train.items()}
+        inside = [all(min(edges[n]) <= point[n] <= max(edges[n]) for n in edges) for point in points]
+        assert all(inside) if split == "train" else not any(inside)
+    for name in ranges.names:
+        if hasattr(drawn.inner, name):
+            np.testing.assert_array_equal(getattr(drawn.inner, name), drawn.point[name])
+
+
+def test_control_keeps_what_follows_from_the_physics_and_hides_its_goals():
+    params = Varied("cartpole-balance").sample_task(KEY, None)
+    inner = params.inner
+    np.testing.assert_allclose(inner.total_mass, inner.masscart + inner.masspole, rtol=1e-6)
+    np.testing.assert_allclose(inner.polemass_length, inner.masspole * inner.length, rtol=1e-6)
+    for member, width in (("reacher", 6), ("swimmer", 14)):
+        env = Varied(member)
+        one, other = (env.sample_task(jax.random.key(seed), None) for seed in (0, 1))
+        goal = one.point["goal_x"], one.point["goal_y"]
+        (seen, state), (seen_too, _) = (env.reset_env(KEY, params) for params in (one, other))
+        assert seen.shape == (width,)
+        np.testing.assert_array_equal(seen, seen_too)  # whatever the goal
+        np.testing.assert_allclose(state.goal_xy, goal)
+        *_, state_after = env.step_env(KEY, state, jnp.zeros(2), one)[:2]
+        np.testing.assert_allclose(state_after.goal_xy, goal)
+    _, state = Varied("cartpole-swing-up").reset_env(KEY, Varied("cartpole-swing-up").default_params)
+    assert abs(float(state.theta) - np.pi) < 0.1
+
+
+def test_the_projected_suite_has_one_space_in_every_split():
+    spaces = set()
+    for split in ("train", "held-out-tasks", "held-out-projections", "held-out-both"):
+        env = make_control(("pendulum", "point"), split=split)
+        spaces.add((repr(env.observation_space(env.default_params)), repr(env.action_space(env.default_params))))
+        assert [part.env.split for part in env.members.values()] == 2 * [
+            "held-out-tasks" if split in ("held-out-tasks", "held-out-both") else "train"
+        ]
+    assert spaces == {(repr(Box(-np.inf, np.inf, (16,))), repr(Box(-1.0, 1.0, (4,))))}
+
+
+def test_the_cartpole_of_the_s5_code():
+    env = make("meta/CartPole", trials=2)
+    params = env.default_params
+    assert env.longest_episode(params) == 400
+    observation, state = env.reset_env(KEY, params)
+    assert state.task.observation.shape == (4, 4) and isinstance(env.action_space(params), Discrete)
+    np.testing.assert_array_equal(state.task.action, [0, 1])  # actions are as they are
+    np.testing.assert_allclose(observation["observation"], state.task.observation @ jnp.stack(
+        [state.inner.x, state.inner.x_dot, state.inner.theta, state.inner.theta_dot]), rtol=1e-5)  # fmt: skip
