@@ -167,10 +167,10 @@ def test_on_a_terminal_progress_is_a_bar():
 def test_a_run_folder_is_made_and_never_reused(tmp_path, monkeypatch):
     folder = create_run_folder(tmp_path / "deep" / "run")
     assert create_run_folder(folder) == folder, "an empty folder may be used"
-    (folder / "config.yaml").write_text("")
+    (folder / "notes.txt").write_text("")
     with pytest.raises(RunFolderError, match=r"exists and is not empty; choose another or remove it"):
         create_run_folder(folder)
-    (folder / "checkpoints" / "step_8").mkdir(parents=True)
+    (folder / "config.yaml").write_text("")
     with pytest.raises(RunFolderError, match=r"exists and is not empty; choose another, go on with it by `--resume"):
         create_run_folder(folder)
     with pytest.raises(RunFolderError, match=r"config\.yaml exists and is not empty; choose another or remove it"):
