@@ -11,7 +11,7 @@ from PIL import Image
 
 from hippodrome import launch
 from hippodrome.envs import Box, Dict, Discrete, Environment, EnvParams, EnvState, register_env
-from hippodrome.training import evaluate, load_policy, train
+from hippodrome.training import evaluate, load_policy, replay_size, train
 from hippodrome.training.config import load_config
 from hippodrome.training.errors import CheckpointError, ConfigError
 from hippodrome.training.given import begin_with, given_params
@@ -105,14 +105,14 @@ def test_seeds_train_in_one_program_as_alone(finished, tmp_path):
 
 
 class Parts(Environment):
-    """A picture, a vector and a choice of two kinds; every kind of space at once."""
+    """A picture, a vector and a choice of two kinds; every kind of space at once. Five steps, of seven there may be."""
 
     def __init__(self, image_dtype="uint8", side=4):
         self.image_dtype, self.side = image_dtype, side
 
     @property
     def default_params(self):
-        return EnvParams(max_steps_in_episode=5)
+        return EnvParams(max_steps_in_episode=7)
 
     def observation_space(self, params):
         image = Box(0, 255 if self.image_dtype == "uint8" else 1, (self.side, self.side, 1), self.image_dtype)
@@ -129,13 +129,13 @@ class Parts(Environment):
 
     def step_env(self, key, state, action, params):
         state = state.replace(time=state.time + 1)
-        return self._see(key), state, action["push"].sum(), jnp.asarray(False), {}
+        return self._see(key), state, action["push"].sum(), state.time >= 5, {}
 
 
 register_env("tests/Parts", Parts)
 
 
-def test_every_loss_trains_on_pictures_vectors_and_mixed_actions_and_the_target_follows(tmp_path):
+def test_every_loss_trains_on_pictures_vectors_and_mixed_actions_and_the_target_follows(tmp_path, capsys, monkeypatch):
     flags = ("--env.id tests/Parts --total-env-steps 64 --agent.mask-ratio 0.5 "
              "--agent.mask-patch 2 --agent.latent-coef 1 --agent.bisimulation-coef 1 --agent.barlow-coef 0.1 "
              "--agent.warmup-updates 0 --agent.target-rate 0.25")  # fmt: skip
@@ -154,14 +154,39 @@ def test_every_loss_trains_on_pictures_vectors_and_mixed_actions_and_the_target_
     result = predict_run(run, context=2, horizon=6, num_episodes=3)
     # Episodes have five steps and the observation that ended them: six in all.
     assert result["episodes"] == [3] * 6 + [0, 0]
-    for name in ("reward", "continuation", "image['image']"):
+    for name in ("reward", "continuation", "image['image']", "vector['speed']", "discrete['kind']"):
         errors = result[name]["model"]
         assert all(np.isfinite(errors[:6])) and errors[6:] == [None, None]
     with Image.open(run / "prediction.gif") as video:
         assert video.n_frames == 6
     assert (run / "prediction.png").stat().st_size > 10_000
     assert json.loads((run / "prediction.json").read_text()) == result
-    assert launch.main(["predict", str(run), "--context", "9", "--horizon", "0"]) == 2
+    assert_bounded_by_what_there_is(run, capsys, monkeypatch)
+
+
+def assert_bounded_by_what_there_is(run, capsys, monkeypatch):
+    """Bounds by the longest episode there may be (seven steps), those played, and memory."""
+    capsys.readouterr()
+    assert launch.main(["predict", str(run), "--context", "5", "--episodes", "2"]) == 0
+    assert "discrete['kind']" in capsys.readouterr().out
+    assert json.loads((run / "prediction.json").read_text())["horizon"] == 3
+    for flags, message in (
+        (
+            ["--context", "8"],
+            "context=8 must be below 8, so that one is left to foresee: an episode of tests/Parts has",
+        ),
+        (
+            ["--context", "2", "--horizon", "7"],
+            "horizon=7 must be at most 6 after context=2: an episode of tests/Parts",
+        ),
+        (["--context", "6"], "context=6 must be below 6, the observations of the longest of 32 episodes"),
+        (["--horizon", "0"], "--horizon 0 must be at least 1"),
+    ):
+        assert launch.main(["predict", str(run), *flags]) == 2
+        assert message in capsys.readouterr().err
+    monkeypatch.setattr(replay_size, "free_memory", lambda: 100_000)
+    with pytest.raises(ConfigError, match=r"horizon=6 of num_episodes=9999 needs .* for the steps, .* fewer episodes"):
+        predict_run(run, context=2, num_episodes=9999)
 
 
 @pytest.mark.parametrize(
