@@ -192,7 +192,11 @@ def assert_bounded_by_what_there_is(run, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--env.id", "tests/Parts", "--env.kwargs", "image_dtype=float32"], "an image must be a uint8 Box"),
+        (
+            ["--env.id", "tests/Parts", "--env.kwargs", "image_dtype=float32"],
+            r"observation space\['image'\] .* an image must be a uint8 Box",
+        ),
+        (["--agent.mask-ratio", "0.5"], r"mask_ratio=0\.5 must be 0 with the observation space Discrete\(4\)"),
         (["--num-shards", "2"], "num_shards=2 must be 1 with agent.kind=dreamer"),
         (["--num-devices", "2", "--num-shards", "2"], "num_devices=2 must be 1 with agent.kind=dreamer"),
         (["--env.id", "tests/Parts", "--env.kwargs", "side=2"], "must be at least 4 pixels high and wide"),
