@@ -186,7 +186,7 @@ class _Run:
                 self.state, metrics = step(self.state)
                 recent.append(jax.device_get(metrics))
                 self.update += 1
-                watch.lap(self.experiment.steps_per_update)
+                watch.lap(self.experiment.steps_per_update, learnt=_has_learnt(recent[-1]))
                 self.wall_time = earlier + watch.seconds
                 self._check_finite(recent[-1], bar)
                 stop_reason = self._stop_reason(recent[-1], watch.seconds, interrupted)
@@ -263,7 +263,8 @@ class _Run:
         )
         if row["episode_return"] is not None:
             self._last_return = row["episode_return"]
-        bar.update(env_steps, steps_per_second=watch.steps_per_second, episode_return=self._last_return)
+        speeds = {"steps_per_second": watch.steps_per_second, "learning_speed": watch.learning_speed}
+        bar.update(env_steps, **speeds, episode_return=self._last_return)
 
     def _save(self) -> None:
         if self._saved_update == self.update:
@@ -319,6 +320,11 @@ def _folder(config: TrainConfig, run_dir: str | Path | None, resume: str | Path 
         return create_run_folder(run_dir, name=f"{config.memory.kind}-{config.env.id}")
     require_writable(Path(resume))
     return Path(resume)
+
+
+def _has_learnt(metrics: dict[str, Any]) -> bool:
+    """Whether an update learnt: not so while replay has no window yet."""
+    return bool(np.any(metrics.get("learner_updates", 1)))
 
 
 def _best_score(state: TrainState) -> float:

@@ -17,6 +17,7 @@ from hippodrome.training.errors import CheckpointError, ConfigError
 from hippodrome.training.given import begin_with, given_params
 from hippodrome.training.metrics import read_metrics
 from hippodrome.training.prediction import predict_run
+from hippodrome.training.progress import ProgressBar
 from hippodrome.training.run_checkpoint import RunCheckpoints
 from hippodrome.training.step import initial_state, make_experiment, state_template
 
@@ -138,10 +139,15 @@ register_env("tests/Parts", Parts)
 def test_every_loss_trains_on_pictures_vectors_and_mixed_actions_and_the_target_follows(tmp_path, capsys, monkeypatch):
     flags = ("--env.id tests/Parts --total-env-steps 64 --agent.mask-ratio 0.5 "
              "--agent.mask-patch 2 --agent.latent-coef 1 --agent.bisimulation-coef 1 --agent.barlow-coef 0.1 "
-             "--agent.warmup-updates 0 --agent.target-rate 0.25")  # fmt: skip
+             "--agent.warmup-updates 0 --agent.target-rate 0.25 --agent.batch-length 12")  # fmt: skip
     config = tiny(*flags.split())
+    speeds = []
+    monkeypatch.setattr(ProgressBar, "update", lambda bar, steps, **told: speeds.append(told["learning_speed"]))
     run = train(config, run_dir=tmp_path / "run")
-    row = read_metrics(run)[-1]
+    before, row = read_metrics(run)
+    # The first update only fills replay: how long the rest will take is not known yet.
+    assert before["learner_updates"] == 0 and row["learner_updates"] > 0
+    assert speeds[0] is None and speeds[1] > 0
     assert all(np.isfinite(row[f"{name}_loss"]) for name in ("reconstruction", "latent", "bisimulation", "barlow"))
     learner = newest_state(run, config).learner
     assert set(learner.target) == {"encoder", "rssm", "projection"} and "decoder" in learner.params
