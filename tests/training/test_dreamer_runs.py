@@ -20,6 +20,7 @@ from hippodrome.training.prediction import predict_run
 from hippodrome.training.progress import ProgressBar
 from hippodrome.training.run_checkpoint import RunCheckpoints
 from hippodrome.training.step import initial_state, make_experiment, state_template
+from tests.tiny import newest_state
 
 TINY = (
     "--env.id popgym/RepeatPreviousEasy --env.num-envs 4 --memory.kind s5 --memory.d-model 8 --memory.d-state 4 "
@@ -39,10 +40,6 @@ def finished(tmp_path_factory):
     """Six updates, undisturbed."""
     config = tiny()
     return train(config, run_dir=tmp_path_factory.mktemp("dreamer") / "run"), config
-
-
-def newest_state(run, config):
-    return RunCheckpoints(run / "checkpoints", keep=3).restore(state_template(make_experiment(config), config))[0]
 
 
 def test_it_trains_and_says_what_it_did(finished):
