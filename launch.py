@@ -45,7 +45,7 @@ hippodrome train [CONFIG] [--run-dir DIR] [--resume RUN] [OPTIONS]
 
 CONFIG: a YAML file, a run folder, or a name from `hippodrome list configs` (default: quickstart).
 --run-dir DIR: where to write; it must not exist or be empty (default: runs/MEMORY-ENV-TIME).
---resume RUN: go on, bit for bit, from the newest checkpoint of a run folder."""
+--resume RUN: go on, bit for bit, from the newest checkpoint of a run folder; anew where it has none yet."""
 
 SUITE_HELP = """Train one agent per environment of a suite at one budget, evaluate each, and score them together.
 

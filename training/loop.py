@@ -67,7 +67,7 @@ def train(
     about = None if config.dataset is None else read_about(config.dataset)
     experiment = make_experiment(config, about)
     offline = None if about is None else read_offline(config, about, experiment.envs)
-    has_checkpoint = resume is not None and not Checkpointer(Path(resume) / "checkpoints").is_empty()
+    has_checkpoint = resume is not None and _has_checkpoint(Path(resume))
     if resume is not None and offline is not None and has_checkpoint:
         require_same_data(offline, Path(resume))
     given = None
@@ -320,6 +320,11 @@ def _folder(config: TrainConfig, run_dir: str | Path | None, resume: str | Path 
         return create_run_folder(run_dir, name=f"{config.memory.kind}-{config.env.id}")
     require_writable(Path(resume))
     return Path(resume)
+
+
+def _has_checkpoint(run: Path) -> bool:
+    """Whether a run has a checkpoint; or had one, as it was evaluated at its end: then its log is not begun anew."""
+    return not Checkpointer(run / "checkpoints").is_empty() or (run / "evaluation.json").exists()
 
 
 def _has_learnt(metrics: dict[str, Any]) -> bool:

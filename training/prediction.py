@@ -95,7 +95,7 @@ def predict_run(
             f"{num_episodes} episodes: after it there is nothing to foresee; lower it, or play more episodes"
         )
     expected = jax.device_get(jax.jit(foresee)(params, steps, model_key))
-    parts = []
+    parts: list[Part] = []
     if expected.observation is not None:
         parts = observation_parts(envs.observation_space, steps.observation, expected.observation)
     result = {

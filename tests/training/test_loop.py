@@ -17,7 +17,7 @@ import pytest
 from hippodrome.training import load_policy, train
 from hippodrome.training.checkpoint import Checkpointer
 from hippodrome.training.config import load_config
-from hippodrome.training.errors import ConfigError, RunFolderError, TrainingError, TrainingInterrupted
+from hippodrome.training.errors import CheckpointError, ConfigError, RunFolderError, TrainingError, TrainingInterrupted
 from hippodrome.training.evaluation import _play
 from hippodrome.training.metrics import read_metrics, summarize_updates
 from hippodrome.training.step import initial_state, make_experiment, state_template
@@ -121,6 +121,9 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_anew(finished, tmp_pat
     assert [row["update"] for row in read_metrics(tmp_path / "cut")] == [1, 2, 3, 4]
     other = dataclasses.replace(config, seed=5)
     shutil.rmtree(tmp_path / "cut" / "checkpoints")
+    with pytest.raises(CheckpointError, match="no intact checkpoint in"):  # it is finished: its log is kept
+        train(config, resume=tmp_path / "cut")
+    assert len(read_metrics(tmp_path / "cut")) == 4
     with pytest.raises(ConfigError, match="seed: 5 now, 0 in the run"):
         train(other, resume=tmp_path / "cut")
     (tmp_path / "cut" / "config.yaml").unlink()
