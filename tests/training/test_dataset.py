@@ -252,8 +252,11 @@ def test_the_command_records_random_actions(tmp_path, capsys):
         (["record", "tests/Turns", "--out", "x.npz"], "there is no run folder 'tests/Turns'"),
         (["record", "tests/Turnz", "--random", "--out", "x.npz"], "did you mean tests/Turns"),
         (["record", "tests/Turns", "--random"], "--out"),
-        (["record", "tests/Turns", "--random", "--out", "x.h5"], "x.h5 must end in .npz, the format of a data set"),
-        (["record", "tests/Turns", "--random", "--out", "x"], "name it x.npz"),
+        (
+            ["record", "tests/Turns", "--random", "--out", str(tmp_path / "x.h5")],
+            "x.h5 must end in .npz, the format of a data set",
+        ),
+        (["record", "tests/Turns", "--random", "--out", str(tmp_path / "x")], "name it x.npz"),
     ):
         assert launch.main(arguments) == 2
         assert message in capsys.readouterr().err
