@@ -45,7 +45,7 @@ hippodrome train [CONFIG] [--run-dir DIR] [--resume RUN] [OPTIONS]
 
 CONFIG: a YAML file, a run folder, or a name from `hippodrome list configs` (default: quickstart).
 --run-dir DIR: where to write; it must not exist or be empty (default: runs/MEMORY-ENV-TIME).
---resume RUN: go on, bit for bit, from the newest checkpoint of a run folder."""
+--resume RUN: go on, bit for bit, from the newest checkpoint of a run folder; anew where it has none yet."""
 
 SUITE_HELP = """Train one agent per environment of a suite at one budget, evaluate each, and score them together.
 
@@ -207,7 +207,7 @@ def _predict(arguments: list[str]) -> int:
         "prediction.png, a TensorBoard image and, where the environment shows pictures, prediction.gif.",
     )
     parser.add_argument("--context", type=int, default=8, help="observations given (%(default)s)")
-    parser.add_argument("--horizon", type=int, default=32, help="steps foreseen after them (%(default)s)")
+    parser.add_argument("--horizon", type=int, help="steps foreseen after them (32, or what an episode has left)")
     parser.add_argument("--episodes", type=int, default=32, help="episodes (%(default)s)")
     known, chosen = _look_arguments(parser, arguments, ("context", "horizon", "episodes"))
     from hippodrome.training.prediction import predict_run, prediction_table
@@ -258,7 +258,7 @@ def _look_arguments(
     """What was given, checked, the packages imported; and seed, step and train_seed as the functions take them."""
     known = parser.parse_args(arguments)
     for name in counts:
-        if getattr(known, name) < 1:
+        if getattr(known, name) is not None and getattr(known, name) < 1:
             parser.error(f"--{name} {getattr(known, name)} must be at least 1")
     if not 0 <= known.seed < 2**32:
         parser.error(f"--seed {known.seed} must be from 0 to {2**32 - 1}")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from hippodrome.envs import Box, Discrete, MultiDiscrete, flat_spaces
+from hippodrome.envs import Box, Discrete, MultiDiscrete, flat_spaces, part_names
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -61,8 +61,8 @@ class ActionDistribution:
         self.space = space
         self.leaves = flat_spaces(space)
         self._structure = jax.tree.structure(jax.eval_shape(space.sample, jax.random.key(0)))
-        for leaf in self.leaves:
-            _check_action_leaf(leaf)
+        for where, leaf in part_names(space):
+            _check_action_leaf(where, leaf)
         self.widths = [_leaf_width(leaf) for leaf in self.leaves]
         self.num_outputs = sum(self.widths)
         self.num_log_stds = sum(
@@ -158,12 +158,14 @@ def _leaf_width(leaf: Any) -> int:
     return math.prod(leaf.shape)
 
 
-def _check_action_leaf(leaf: Any) -> None:
+def _check_action_leaf(where: str, leaf: Any) -> None:
     if isinstance(leaf, Box):
         if not (np.isfinite(np.asarray(leaf.low)).all() and np.isfinite(np.asarray(leaf.high)).all()):
             raise ValueError(
-                f"action space {leaf!r} has no finite bounds; actions are scaled to their bounds, so give the Box "
-                "finite low and high (wrap the environment)"
+                f"action space{where} {leaf!r} has no finite bounds; actions are scaled to their bounds, so give the "
+                "Box finite low and high (wrap the environment)"
             )
     elif not isinstance(leaf, Discrete | MultiDiscrete):
-        raise ValueError(f"action space {leaf!r} must be Discrete, MultiDiscrete, Box, or a Tuple or Dict of them")
+        raise ValueError(
+            f"action space{where} {leaf!r} must be Discrete, MultiDiscrete, Box, or a Tuple or Dict of them"
+        )

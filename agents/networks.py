@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from hippodrome.envs import Box, Discrete, MultiDiscrete, Timestep, flat_spaces
+from hippodrome.envs import Box, Discrete, MultiDiscrete, Timestep, flat_spaces, part_names
 from hippodrome.envs.encoding import encode, encode_action, encoded_width, space_width
 
 PolicyInput = Literal["previous_action", "previous_reward", "first_step"]
@@ -39,11 +39,11 @@ class Featurizer:
         observation_leaves = flat_spaces(observation_space)
         self.action_leaves = flat_spaces(action_space)
         self.inputs = tuple(inputs)
-        for leaf in observation_leaves:
+        for where, leaf in part_names(observation_space):
             if not isinstance(leaf, Discrete | MultiDiscrete | Box):
                 raise ValueError(
-                    f"observation space {leaf!r} cannot be encoded; use Discrete, MultiDiscrete, Box, or a Tuple or "
-                    "Dict of them"
+                    f"observation space{where} {leaf!r} cannot be encoded; use Discrete, MultiDiscrete, Box, or a "
+                    "Tuple or Dict of them"
                 )
         self.num_observation_features = space_width(observation_space)
         input_widths = {

@@ -5,7 +5,7 @@ from .core import Environment, EnvParams, EnvState, Outcome, Timestep, null_acti
 from .host import HostEnvironment, HostParams, HostVectorEnv, vectorize
 from .host_copies import HostCopy, HostEnvError
 from .registry import is_known, list_envs, make, register_env, register_suite, register_unavailable
-from .spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple, flat_spaces, to_gymnasium
+from .spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple, flat_spaces, part_names, to_gymnasium
 from .vector import VectorEnv, VectorState, check_batch, environment_keys
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "list_envs",
     "make",
     "null_action",
+    "part_names",
     "register_env",
     "register_suite",
     "register_unavailable",

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTreeDef
 
 from .core import Environment
-from .spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple, flat_spaces
+from .spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple, part_names
 
 _METHODS = ("reset_env", "step_env", "is_truncated", "observation_space", "action_space")
 _OUTPUTS = "(observation, state, reward, terminated, info)"
@@ -100,9 +100,14 @@ class _Checker:
             space = self._call(name, partial(getattr(self.env, name), self.params), "a space")
             self._check_space(name, space)
             setattr(self, name, space)
-        for part in flat_spaces(self.action_space):
+        for where, part in part_names(self.action_space):
             if isinstance(part, Box) and not (np.isfinite(part.low).all() and np.isfinite(part.high).all()):
-                self.fail("action_space", part, "finite bounds", "Give every continuous action a low and a high bound.")
+                self.fail(
+                    "action_space" + where,
+                    part,
+                    "finite bounds",
+                    "Give every continuous action a low and a high bound.",
+                )
         for index in range(_NUM_COPIES):
             action = self.action_space.sample(jax.random.key(index))
             self._check_element("action_space.sample(key)", action, self.action_space, "Fix the space's sample().")

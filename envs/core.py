@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from .spaces import Box, Discrete, MultiDiscrete, Space, flat_spaces
+from .spaces import Box, Discrete, MultiDiscrete, Space, part_names
 
 __all__ = ["EnvParams", "EnvState", "Environment", "Outcome", "Timestep", "longest_episode", "null_action"]
 
@@ -177,15 +177,15 @@ def null_action(space: Space) -> Any:
         TypeError: for a part that is none of `hippodrome.envs`' Discrete, MultiDiscrete, Box.
     """
 
-    def leaf(part: Any) -> jax.Array:
+    def leaf(where: str, part: Any) -> jax.Array:
         if isinstance(part, Box):
             return jnp.zeros(part.shape, part.dtype)
         if isinstance(part, Discrete | MultiDiscrete):
             return jnp.full(part.shape, -1, jnp.int32)
         raise TypeError(
-            f"action space {part!r} ({type(part).__module__}) must be a Discrete, MultiDiscrete or Box of "
+            f"action space{where} {part!r} ({type(part).__module__}) must be a Discrete, MultiDiscrete or Box of "
             "hippodrome.envs; wrap a gymnax environment in hippodrome.envs.adapters.gymnax_env.GymnaxAdapter"
         )
 
-    parts = [leaf(part) for part in flat_spaces(space)]
+    parts = [leaf(where, part) for where, part in part_names(space)]
     return jax.tree.unflatten(jax.tree.structure(jax.eval_shape(space.sample, jax.random.key(0))), parts)

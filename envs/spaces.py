@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     import gymnasium
 
-__all__ = ["Box", "Dict", "Discrete", "MultiDiscrete", "Space", "Tuple", "flat_spaces", "to_gymnasium"]
+__all__ = ["Box", "Dict", "Discrete", "MultiDiscrete", "Space", "Tuple", "flat_spaces", "part_names", "to_gymnasium"]
 
 
 class Space:
@@ -178,11 +178,16 @@ class Dict(Space):
 
 def flat_spaces(space: Space) -> list[Space]:
     """The leaf spaces of `space` in the order `jax.tree.leaves` visits its elements (dict parts by sorted name)."""
+    return [leaf for _, leaf in part_names(space)]
+
+
+def part_names(space: Space) -> list[tuple[str, Space]]:
+    """The leaf spaces in the order of `flat_spaces`, each with its place: `['camera']['left']`, `[0]`; "" if alone."""
     parts = getattr(space, "spaces", None)
     if parts is None:
-        return [space]
-    children = [parts[name] for name in sorted(parts)] if isinstance(parts, Mapping) else list(parts)
-    return [leaf for child in children for leaf in flat_spaces(child)]
+        return [("", space)]
+    names: Any = sorted(parts) if isinstance(parts, Mapping) else range(len(parts))
+    return [(f"[{name!r}]{below}", leaf) for name in names for below, leaf in part_names(parts[name])]
 
 
 def to_gymnasium(space: Space) -> "gymnasium.Space":

@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from .core import Outcome, Timestep, null_action
-from .spaces import Box, Space, flat_spaces
+from .spaces import Box, Space, part_names
 
 
 @struct.dataclass
@@ -180,15 +180,17 @@ def check_batch(what: str, value: Any, space: Space, num_envs: int) -> None:
 
     Values out of the space's bounds cannot be seen before the program runs.
     """
-    parts, leaves = flat_spaces(space), jax.tree.leaves(value)
+    parts, leaves = part_names(space), jax.tree.leaves(value)
     if len(leaves) != len(parts):
         raise ValueError(f"{what} has {len(leaves)} arrays, expected {len(parts)}, one for each part of {space!r}")
-    for part, leaf in zip(parts, leaves, strict=True):
+    for (where, part), leaf in zip(parts, leaves, strict=True):
         wanted = (num_envs, *getattr(part, "shape", ()))
         if jnp.shape(leaf) != wanted:
-            raise ValueError(f"{what} has shape {jnp.shape(leaf)}, expected {wanted}: one {part!r} per environment")
+            raise ValueError(
+                f"{what}{where} has shape {jnp.shape(leaf)}, expected {wanted}: one {part!r} per environment"
+            )
         if not isinstance(part, Box) and not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
-            raise ValueError(f"{what} has dtype {jnp.result_type(leaf)}, expected integers for {part!r}")
+            raise ValueError(f"{what}{where} has dtype {jnp.result_type(leaf)}, expected integers for {part!r}")
 
 
 def _where(condition: Bool[Array, ""], new: Any, old: Any) -> Any:

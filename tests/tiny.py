@@ -1,8 +1,11 @@
-"""The smallest configuration that exercises everything, for tests of training."""
+"""The smallest configuration that exercises everything, and the state a run left, for tests of training."""
 
+from pathlib import Path
 from typing import Any
 
 from hippodrome.training.config import TrainConfig, load_config
+from hippodrome.training.run_checkpoint import RunCheckpoints
+from hippodrome.training.step import TrainState, make_experiment, state_template
 
 TINY = {
     "env.id": "popgym/RepeatPreviousEasy",
@@ -32,3 +35,8 @@ def tiny_flags(**overrides: Any) -> list[str]:
 def tiny_config(**overrides: Any) -> TrainConfig:
     """The tiny configuration with overrides, see `tiny_flags`."""
     return load_config("quickstart", tiny_flags(**overrides))
+
+
+def newest_state(run: Path, config: TrainConfig) -> TrainState:
+    """The training state of a run's newest checkpoint, with its replay."""
+    return RunCheckpoints(run / "checkpoints", keep=3).restore(state_template(make_experiment(config), config))[0]

@@ -49,6 +49,12 @@ class Checkpointer:
         names = (each.name.removeprefix(_PREFIX) for each in self.folder.glob(f"{_PREFIX}*"))
         return sorted(int(name) for name in names if name.isdecimal())
 
+    def is_empty(self) -> bool:
+        """Whether there is none, not even a damaged one."""
+        with contextlib.suppress(OSError):  # a run folder may be read-only
+            self._remove_leftovers()
+        return not self.steps()
+
     def best_step(self) -> int | None:
         """Step of the best checkpoint, None where none was called best."""
         step = (read_json(self.folder / "best.json") or {}).get("step")

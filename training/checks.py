@@ -194,10 +194,11 @@ def _unbounded(action_space: Any) -> list[str]:
     """Messages for the parts of an action space that are a Box with an infinite bound."""
     import numpy as np
 
-    from hippodrome.envs import Box, flat_spaces
+    from hippodrome.envs import Box, part_names
 
     return [
-        f"action space {part!r} must have finite bounds; wrap the environment in one that clips or scales its actions"
-        for part in flat_spaces(action_space)
+        f"action space{where} {part!r} must have finite bounds; wrap the environment in one that clips or scales its "
+        "actions"
+        for where, part in part_names(action_space)
         if isinstance(part, Box) and not (np.isfinite(part.low).all() and np.isfinite(part.high).all())
     ]

@@ -69,7 +69,7 @@ def write_episodes(path: str | Path, episodes: Iterable[Any], env: str | EnvConf
     """Make a data set of your own episodes.
 
     Args:
-        path: the file, which must not exist.
+        path: the file, .npz, which must not exist.
         episodes: each a mapping or an object (such as Minari's `EpisodeData`) with `observations` (T + 1 of them; a
             dict or tuple of arrays where the space is one), `actions`, `rewards`, `terminations`, `truncations` (T
             each). The last step alone is terminated or truncated; where it is both, terminated wins.
@@ -80,7 +80,8 @@ def write_episodes(path: str | Path, episodes: Iterable[Any], env: str | EnvConf
         What the file says of itself.
 
     Raises:
-        ConfigError: for an unknown environment, or an episode that breaks a rule: names both.
+        ConfigError: for a path that does not end in .npz, an unknown environment, or an episode that breaks a rule:
+            names both.
         RunFolderError: if the file exists or cannot be written.
     """
     path = new_file(path)
@@ -195,8 +196,15 @@ def file_digest(path: str | Path) -> str:
 
 
 def new_file(path: str | Path) -> Path:
-    """A path where a file can be made. Raises RunFolderError if there is one, or no folder for it."""
+    """A path where a data set can be made.
+
+    Raises:
+        ConfigError: if its name does not end in .npz.
+        RunFolderError: if there is a file, or no folder for it.
+    """
     path = Path(path)
+    if path.suffix != ".npz":
+        raise ConfigError(f"{path} must end in .npz, the format of a data set: name it {path.name}.npz")
     if path.exists():
         raise RunFolderError(f"{path} exists; choose another name, or remove it")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):

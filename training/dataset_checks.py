@@ -74,13 +74,14 @@ def check_rows(steps: ReplayStep, template: ReplayStep, envs: VectorEnv, where: 
     if not rows:
         raise ConfigError(f"{where}: a data set must have at least one episode")
     broken = [
+        *_finite_rules(steps),
         (~steps.reset & np.concatenate([[True], steps.last[:-1]]), "reset must be True at its first row"),
         (steps.reset & ~np.concatenate([[True], steps.last[:-1]]), "last must be True at the row before, its end"),
         (steps.reset & steps.last, "it must have at least one action"),
         (~steps.last & (np.arange(rows) == rows - 1), "last must be True at the final row of the file"),
         (steps.terminal & ~steps.last, "terminal must be False at rows that are not its last"),
         (steps.reset & (steps.reward != 0), "reward must be 0 at its first row, which no action led to"),
-        *_value_rules(steps, envs),
+        *_choice_rules(steps, envs),
     ]
     for wrong, rule in broken:
         if wrong.any():
@@ -88,15 +89,22 @@ def check_rows(steps: ReplayStep, template: ReplayStep, envs: VectorEnv, where: 
             episode = max(int(steps.reset[: row + 1].sum()) - 1, 0)
             begin = np.flatnonzero(steps.reset[: row + 1])
             within = row - int(begin[-1]) if len(begin) else row
-            raise ConfigError(f"{where}: episode {episode}, row {within}: {rule}")
+            raise ConfigError(f"{where}: episode {episode}, row {within}: {rule} (row {row} of all)")
 
 
-def _value_rules(steps: ReplayStep, envs: VectorEnv) -> list[tuple[np.ndarray, str]]:
-    """Rows with numbers that are not finite, or no choice there is, and the rule each."""
+def _finite_rules(steps: ReplayStep) -> list[tuple[np.ndarray, str]]:
+    """Rows with numbers that are not finite, and the rule with the first of them."""
     rules = []
     for name, leaf in named_leaves(steps).items():
-        if leaf.dtype.kind == "f":
-            rules.append((~_every(np.isfinite(leaf)), f"{name} must be finite"))
+        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+            found = leaf[~np.isfinite(leaf)][0]
+            rules.append((~_every(np.isfinite(leaf)), f"{name} is {found}, but must be finite"))
+    return rules
+
+
+def _choice_rules(steps: ReplayStep, envs: VectorEnv) -> list[tuple[np.ndarray, str]]:
+    """Rows with numbers that are no choice there is, and the rule each."""
+    rules = []
     parts = (
         ("observation", envs.observation_space, steps.observation, np.zeros_like(steps.reset)),
         ("previous_action", envs.action_space, steps.previous_action, steps.reset),

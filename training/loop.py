@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .checkpoint import Checkpointer
 from .checks import check_config
 from .config import TrainConfig, save_config
 from .curve import draw_learning_curve
@@ -48,7 +49,8 @@ def train(
         config: what to train; see `load_config`.
         run_dir: the folder to make; `runs/<memory>-<env>-<time>` where None.
         resume: go on in this run folder from its newest intact checkpoint, bit for bit (environments on the host begin
-            new episodes). `config` may differ from the run's own only in `given.RESUMABLE_FIELDS`.
+            new episodes); anew where it was stopped before the first one. `config` may differ from the run's own only
+            in `given.RESUMABLE_FIELDS`.
         command: the words of the command, for environment.json.
 
     Raises:
@@ -65,10 +67,11 @@ def train(
     about = None if config.dataset is None else read_about(config.dataset)
     experiment = make_experiment(config, about)
     offline = None if about is None else read_offline(config, about, experiment.envs)
-    if resume is not None and offline is not None:
+    has_checkpoint = resume is not None and _has_checkpoint(Path(resume))
+    if resume is not None and offline is not None and has_checkpoint:
         require_same_data(offline, Path(resume))
     given = None
-    if resume is None and config.init_from is not None:
+    if config.init_from is not None and not has_checkpoint:
         given = given_params(config, experiment)
     run = _Run(config, experiment, _folder(config, run_dir, resume), offline)
     try:
@@ -79,10 +82,10 @@ def train(
             f"run folder {run.folder} cannot be written: {error.strerror}; nothing in it was changed"
         ) from error
     with running(experiment.envs, run.how_to_go_on):
-        if resume is None:
-            run.begin(given)
-        else:
+        if has_checkpoint:
             run.restore()
+        else:
+            run.begin(given, again=resume is not None)
         _train(run)
     run.finish()
     return run.folder
@@ -128,12 +131,13 @@ class _Run:
         self._saved_update = -1
         self._resumed_at: int | None = None
 
-    def begin(self, params: Any | None) -> None:
-        """The initial state, with the parameters given, if any."""
+    def begin(self, params: Any | None, *, again: bool) -> None:
+        """The initial state, with the parameters given, if any; `again` in a folder that has no checkpoint yet."""
         state = jax.jit(lambda: initial_state(self.experiment, self.config))()
         if params is not None:
             state = begin_with(self.experiment.agent, state, params)
         self._place(state)
+        self._resumed_at = 0 if again else None
 
     def restore(self) -> None:
         """The state of the newest intact checkpoint."""
@@ -155,7 +159,9 @@ class _Run:
 
     def loop(self, bar: ProgressBar, interrupted: list[int]) -> None:
         """Updates until the steps are done, a limit is reached or a signal comes."""
-        if self._resumed_at is not None:
+        if self._resumed_at == 0:
+            bar.say(f"{self.folder} was stopped before its first checkpoint: it begins anew, by its own configuration")
+        elif self._resumed_at is not None:
             bar.say(f"resuming {self.folder} from update {self.update} ({self._resumed_at:,} env steps)")
             if self.experiment.envs.on_host:
                 bar.say("environments on the host are not in a checkpoint: each begins a new episode, reset True")
@@ -180,7 +186,7 @@ class _Run:
                 self.state, metrics = step(self.state)
                 recent.append(jax.device_get(metrics))
                 self.update += 1
-                watch.lap(self.experiment.steps_per_update)
+                watch.lap(self.experiment.steps_per_update, learnt=_has_learnt(recent[-1]))
                 self.wall_time = earlier + watch.seconds
                 self._check_finite(recent[-1], bar)
                 stop_reason = self._stop_reason(recent[-1], watch.seconds, interrupted)
@@ -205,7 +211,10 @@ class _Run:
     def how_to_go_on(self) -> str:
         """What to do after an error that the run's state did not survive."""
         if self._saved_update < 0:
-            return f"Training stopped before the first checkpoint of {self.folder}"
+            return (
+                f"Training stopped before the first checkpoint of {self.folder}. Once the cause is mended, begin it "
+                f"anew with `hippodrome train --resume {self.folder}`"
+            )
         return (
             f"Training stopped; the newest checkpoint is that of update {self._saved_update}. Once the cause is "
             f"mended, go on with `hippodrome train --resume {self.folder}`"
@@ -254,7 +263,8 @@ class _Run:
         )
         if row["episode_return"] is not None:
             self._last_return = row["episode_return"]
-        bar.update(env_steps, steps_per_second=watch.steps_per_second, episode_return=self._last_return)
+        speeds = {"steps_per_second": watch.steps_per_second, "learning_speed": watch.learning_speed}
+        bar.update(env_steps, **speeds, episode_return=self._last_return)
 
     def _save(self) -> None:
         if self._saved_update == self.update:
@@ -310,6 +320,16 @@ def _folder(config: TrainConfig, run_dir: str | Path | None, resume: str | Path 
         return create_run_folder(run_dir, name=f"{config.memory.kind}-{config.env.id}")
     require_writable(Path(resume))
     return Path(resume)
+
+
+def _has_checkpoint(run: Path) -> bool:
+    """Whether a run has a checkpoint; or had one, as it was evaluated at its end: then its log is not begun anew."""
+    return not Checkpointer(run / "checkpoints").is_empty() or (run / "evaluation.json").exists()
+
+
+def _has_learnt(metrics: dict[str, Any]) -> bool:
+    """Whether an update learnt: not so while replay has no window yet."""
+    return bool(np.any(metrics.get("learner_updates", 1)))
 
 
 def _best_score(state: TrainState) -> float:

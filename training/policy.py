@@ -11,11 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Key
 
 from hippodrome.agents import Agent
-from hippodrome.envs import Timestep, check_batch, null_action
+from hippodrome.envs import Timestep, check_batch, null_action, part_names
 
 from .errors import ConfigError
 
@@ -71,14 +72,16 @@ class Policy:
             key: to sample the action; without one it is the most likely one.
 
         Raises:
-            ValueError: if `reset` has not one flag for each environment of the carry, or `observation` is not an
-                element of the space for each.
+            ValueError: if `reset` has not one flag for each environment of the carry, `observation` is not an element
+                of the space for each, or it holds a number that is not finite (judged where it is in host memory, and
+                not while it is traced).
         """
         reset = jnp.asarray(reset, bool)
         num_envs = jax.tree.leaves(carry.previous_action)[0].shape[0]
         if reset.shape != (num_envs,):
             raise ValueError(f"reset has shape {reset.shape}, expected ({num_envs},), one flag for each environment")
         check_batch("observation", observation, self.observation_space, num_envs)
+        _require_finite(observation, self.observation_space)
         return _step(self.agent, self.action_space, self.params, carry, observation, reward, reset, key)
 
 
@@ -106,6 +109,26 @@ def _takes_env(factory: Callable) -> bool:
         return "env" in inspect.signature(factory).parameters
     except ValueError:  # a builtin without a signature
         return False
+
+
+def _require_finite(observation: Any, space: Any) -> None:
+    """Raise ValueError for a number that is not finite, naming its part; what must be fetched is not looked at."""
+    for (where, _), leaf in zip(part_names(space), jax.tree.leaves(observation), strict=True):
+        if not _in_host_memory(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            continue
+        wrong = ~np.isfinite(np.asarray(leaf))
+        if wrong.any():
+            env = int(np.argwhere(wrong)[0][0])
+            raise ValueError(
+                f"observation{where} holds {np.asarray(leaf)[wrong][0]} for environment {env}, but must be finite: the "
+                "policy's memory would not be rid of it; mend the environment, or begin a new episode there"
+            )
+
+
+def _in_host_memory(leaf: Any) -> bool:
+    if isinstance(leaf, jax.core.Tracer):
+        return False
+    return not isinstance(leaf, jax.Array) or all(device.platform == "cpu" for device in leaf.devices())
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -15,22 +15,26 @@ from jaxtyping import Array, Key
 from rich.table import Table
 
 from hippodrome.agents import Dreamer, ReplayStep
-from hippodrome.agents.dreamer.networks import is_image
 from hippodrome.agents.dreamer.open_loop import Prediction, predict
-from hippodrome.envs import VectorEnv, environment_keys, flat_spaces
+from hippodrome.envs import VectorEnv, environment_keys
 
 from .checkpoint_files import write_json
+from .dataset import row_template
+from .episodes import max_episode_steps
 from .errors import ConfigError, RunFolderError
 from .evaluation import CheckpointChoice, check_numbers, open_run
 from .events import EventWriter
 from .host import running
 from .inspection_picture import write_picture
+from .prediction_parts import Part, observation_parts
+from .replay_size import require_memory, tree_bytes
 from .rollout import record
 from .step import make_environment
 
 PREDICTION_FILE = "prediction.json"
 PICTURE_FILE = "prediction.png"
 VIDEO_FILE = "prediction.gif"
+_HORIZON = 32
 _SHOWN = 4
 _SCALE = 4
 _BORDER = {"observed": (60, 160, 60), "predicted": (200, 60, 60)}
@@ -40,7 +44,7 @@ def predict_run(
     run: str | Path,
     *,
     context: int = 8,
-    horizon: int = 32,
+    horizon: int | None = None,
     seed: int = 0,
     step: CheckpointChoice = "last",
     train_seed: Any = "best",
@@ -54,41 +58,54 @@ def predict_run(
 
     Args:
         run: the folder of a run of Dreamer.
-        context: X.
-        horizon: steps predicted after them.
+        context: X; fewer than the longest episode has observations.
+        horizon: steps predicted after them, at most what the longest episode then has left; where None, 32 of those.
         seed: of the episodes and the latents.
         step: which checkpoint, see `load_policy`.
         train_seed: which of the vmapped seeds, see `load_policy`.
         num_episodes: N.
 
     Returns:
-        What prediction.json holds: by step, the mean absolute error of reward and continuation, the mean squared error
-        of each picture (values in [0, 1]), and of how many episodes; beside each, the error of always expecting the
-        mean.
+        What prediction.json holds: by step, the mean absolute error of reward and continuation, the error of every
+        part of the observation (see `Part`), and of how many episodes; beside each, the error of always expecting
+        the mean.
 
     Raises:
-        ConfigError: for another agent, or a number that breaks its rule.
+        ConfigError: for another agent, a number that breaks its rule, more than memory holds, or episodes that all
+            end before there is anything to foresee.
         RunFolderError: if the folder cannot be written.
     """
-    check_numbers(seed, context=context, horizon=horizon, num_episodes=num_episodes)
+    counts = {} if horizon is None else {"horizon": horizon}
+    check_numbers(seed, context=context, num_episodes=num_episodes, **counts)
     config, experiment, params, _, about = open_run(run, train_seed, step)
     agent = experiment.agent
     if not isinstance(agent, Dreamer):
         raise ConfigError(f"a {type(agent).__name__} has no world model; only that of dreamer predicts")
+    foresee = partial(predict, agent, context=context)
+    play_key, model_key = jax.random.split(jax.random.key(seed))
+    horizon = _horizon(context, horizon, max_episode_steps(experiment.envs), config.env.id)
     length = context + horizon
     envs = make_environment(config.env, num_steps=length)
-    play_key, model_key = jax.random.split(jax.random.key(seed))
     with running(envs):
+        _require_memory(foresee, params, envs, horizon=horizon, length=length, num_episodes=num_episodes)
         steps, there = first_episodes(agent, envs, params, play_key, length=length, num_episodes=num_episodes)
-    expected = jax.device_get(jax.jit(partial(predict, agent, context=context))(params, steps, model_key))
+    if not there[context:].any():
+        raise ConfigError(
+            f"context={context} must be below {there.any(1).sum()}, the observations of the longest of "
+            f"{num_episodes} episodes: after it there is nothing to foresee; lower it, or play more episodes"
+        )
+    expected = jax.device_get(jax.jit(foresee)(params, steps, model_key))
+    parts: list[Part] = []
+    if expected.observation is not None:
+        parts = observation_parts(envs.observation_space, steps.observation, expected.observation)
     result = {
         **about,
         "seed": seed,
         "context": context,
         "horizon": horizon,
-        **_errors(envs, steps, there, expected),
+        **_errors(steps, there, expected, parts),
     }
-    _save(Path(run), result, envs, steps, there, expected, tensorboard=config.log.tensorboard)
+    _save(Path(run), result, steps, there, expected, parts, tensorboard=config.log.tensorboard)
     return result
 
 
@@ -97,7 +114,8 @@ def prediction_table(result: dict[str, Any]) -> Table:
     context, last = result["context"], result["context"] + result["horizon"] - 1
     table = Table(
         title=f"{result['env']}, {result['memory']}: update {result['update']}, {context} steps observed",
-        caption="reward and continuation: mean absolute error; images: mean squared error of values in [0, 1]",
+        caption="reward, continuation and vectors: mean absolute error; images: mean squared error of values in "
+        "[0, 1]; discrete: probability not given to what was seen",
     )
     steps = sorted({context - 1, context, min(context + 4, last), min(context + 15, last), last})
     table.add_column("expected")
@@ -136,7 +154,31 @@ def first_episodes(
     return steps, ended == 0
 
 
-def _errors(envs: VectorEnv, steps: ReplayStep, there: np.ndarray, expected: Prediction) -> dict[str, Any]:
+def _horizon(context: int, horizon: int | None, longest: int, env: str) -> int:
+    """The steps to foresee, at most what `context` leaves of an episode of `longest` observations."""
+    what = f"an episode of {env} has at most {longest} observations"
+    if context >= longest:
+        raise ConfigError(f"context={context} must be below {longest}, so that one is left to foresee: {what}")
+    left = longest - context
+    if horizon is not None and horizon > left:
+        raise ConfigError(f"horizon={horizon} must be at most {left} after context={context}: {what}")
+    return min(_HORIZON, left) if horizon is None else horizon
+
+
+def _require_memory(
+    foresee: Any, params: Any, envs: VectorEnv, *, horizon: int, length: int, num_episodes: int
+) -> None:
+    """Raise ConfigError unless this machine holds the steps, and what is expected at each, while they are compared."""
+    row = row_template(envs)
+    steps = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((length, num_episodes, *leaf.shape), leaf.dtype), row)
+    expected = jax.eval_shape(foresee, params, steps, jax.eval_shape(lambda: jax.random.key(0)))
+    # Recording takes two steps for each one taken; errors are differences from the model's guess and from the mean.
+    parts = {"for the steps": 3 * tree_bytes(steps), "for what is expected of them": 4 * tree_bytes(expected)}
+    what = f"horizon={horizon} of num_episodes={num_episodes}"
+    require_memory(what, parts, "foresee fewer steps, or fewer episodes")
+
+
+def _errors(steps: ReplayStep, there: np.ndarray, expected: Prediction, parts: list[Part]) -> dict[str, Any]:
     """Mean errors by step, over the episodes that are still there."""
 
     def by_step(error: np.ndarray) -> list[float | None]:
@@ -144,48 +186,32 @@ def _errors(envs: VectorEnv, steps: ReplayStep, there: np.ndarray, expected: Pre
         total = np.where(there, error, 0.0).sum(1)
         return [float(t / c) if c else None for t, c in zip(total, count, strict=True)]
 
-    def entry(true: np.ndarray, model: np.ndarray, power: int) -> dict[str, Any]:
-        axes = tuple(range(2, true.ndim))
-        mean = true[there].mean(0)
-        error, constant = (np.abs(true - each) ** power for each in (model, mean))
-        return {"model": by_step(error.mean(axes)), "mean": by_step(constant.mean(axes))}
+    def entry(part: Part) -> dict[str, Any]:
+        return {"model": by_step(part.error(part.expected)), "mean": by_step(part.error(part.true[there].mean(0)))}
+
+    def number(true: Any, model: Any) -> dict[str, Any]:
+        return entry(Part("vector", "", np.asarray(true)[..., None], np.asarray(model)[..., None]))
 
     goes_on = 1.0 - np.asarray(steps.terminal, float)
     found = {
         "episodes": [int(each) for each in there.sum(1)],
-        "reward": entry(np.asarray(steps.reward), np.asarray(expected.reward), 1),
-        "continuation": entry(goes_on, np.asarray(expected.continuation), 1),
+        "reward": number(steps.reward, expected.reward),
+        "continuation": number(goes_on, expected.continuation),
     }
-    for name, true, model in _pictures(envs, steps, expected):
-        found[name] = entry(true, model, 2)
-    return found
-
-
-def _pictures(envs: VectorEnv, steps: ReplayStep, expected: Prediction) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, truth and expectation of each picture, values in [0, 1], `[T, N, height, width, channels]`."""
-    if expected.observation is None:
-        return []
-    spaces = flat_spaces(envs.observation_space)
-    paths = jax.tree_util.tree_leaves_with_path(steps.observation)
-    found = []
-    for space, (path, true), model in zip(spaces, paths, expected.observation, strict=True):
-        if is_image(space):
-            name = "image" + jax.tree_util.keystr(path)
-            found.append((name, np.asarray(true, np.float32) / 255.0, np.asarray(model)))
-    return found
+    return found | {part.kind + part.where: entry(part) for part in parts}
 
 
 def _save(
-    run: Path, result: dict, envs: VectorEnv, steps: ReplayStep, there: np.ndarray, expected: Prediction, *,
+    run: Path, result: dict, steps: ReplayStep, there: np.ndarray, expected: Prediction, parts: list[Part], *,
     tensorboard: bool,
 ) -> None:  # fmt: skip
-    pictures = _pictures(envs, steps, expected)
+    pictures = [part for part in parts if part.kind == "image"]
     png = draw_prediction(result, steps, there, expected, pictures)
     try:
         write_json(run / PREDICTION_FILE, result)
         write_picture(run / PICTURE_FILE, png)
         if pictures:
-            write_picture(run / VIDEO_FILE, video(pictures[0][1], pictures[0][2], there, result["context"]))
+            write_picture(run / VIDEO_FILE, video(pictures[0].true, pictures[0].expected, there, result["context"]))
     except OSError as error:
         raise RunFolderError(f"{run / PREDICTION_FILE} cannot be written: {error.strerror}") from error
     if tensorboard:
@@ -195,7 +221,7 @@ def _save(
 
 
 def draw_prediction(
-    result: dict[str, Any], steps: ReplayStep, there: np.ndarray, expected: Prediction, pictures: list
+    result: dict[str, Any], steps: ReplayStep, there: np.ndarray, expected: Prediction, pictures: list[Part]
 ) -> bytes:
     """A PNG: for a few episodes, reward and continuation as they were and as expected, above them the pictures."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -222,7 +248,7 @@ def draw_prediction(
             plot.tick_params(labelsize=7)
         if pictures:
             last = int(numbers[-1])
-            for row, (title, frames) in enumerate((("was", pictures[0][1]), ("expected", pictures[0][2]))):
+            for row, (title, frames) in enumerate((("was", pictures[0].true), ("expected", pictures[0].expected))):
                 axes[row, each].imshow(np.clip(frames[last, each], 0.0, 1.0).squeeze(), cmap="gray", vmin=0, vmax=1)
                 axes[row, each].set_title(f"{title} at step {last}", fontsize=8)
                 axes[row, each].axis("off")

@@ -24,12 +24,15 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds = 0.0
         self.steps = 0
+        self._before_learning: tuple[int, float] | None = None
         self._since: float | None = None
         self._started = False
 
-    def lap(self, steps: int) -> None:
-        """Count an update of so many steps; the first call only starts the watch."""
+    def lap(self, steps: int, *, learnt: bool = True) -> None:
+        """Count an update of so many steps, and whether it learnt something; the first call only starts the watch."""
         now = time.perf_counter()
+        if self._started and learnt and self._before_learning is None:
+            self._before_learning = self.steps, self.seconds
         if self._since is not None:
             self.seconds += now - self._since
         if self._started:
@@ -52,6 +55,14 @@ class Stopwatch:
     def steps_per_second(self) -> float | None:
         """Of everything counted; None before the second lap."""
         return self.steps / self.seconds if self.steps else None
+
+    @property
+    def learning_speed(self) -> float | None:
+        """Steps per second since the first lap that learnt; None before, as filling replay is many times faster."""
+        if self._before_learning is None:
+            return None
+        steps, seconds = self._before_learning
+        return (self.steps - steps) / (self.seconds - seconds)
 
 
 class ProgressBar:
@@ -78,16 +89,22 @@ class ProgressBar:
         self._progress.stop()
 
     def update(
-        self, env_steps: int, *, steps_per_second: float | None = None, episode_return: float | None = None
+        self,
+        env_steps: int,
+        *,
+        steps_per_second: float | None = None,
+        learning_speed: float | None = None,
+        episode_return: float | None = None,
     ) -> None:
         """Show where the run is; off a terminal, print a line if the last is some time ago or this is the end.
 
         Args:
             env_steps: done so far.
             steps_per_second: of training alone, None while unknown.
+            learning_speed: the same since learning began, by which the time left is told; None before.
             episode_return: mean of the latest episodes, None while none ended.
         """
-        status = self._status(env_steps, steps_per_second, episode_return)
+        status = self._status(env_steps, steps_per_second, learning_speed, episode_return)
         if self.console.is_terminal:
             self._progress.update(self._task, completed=env_steps, description="training", status=status)
             return
@@ -100,13 +117,19 @@ class ProgressBar:
         """Print a line above the bar."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _status(self, env_steps: int, steps_per_second: float | None, episode_return: float | None) -> str:
+    def _status(
+        self,
+        env_steps: int,
+        steps_per_second: float | None,
+        learning_speed: float | None,
+        episode_return: float | None,
+    ) -> str:
         parts = [f"{env_steps:,}/{self.total_env_steps:,} steps"]
         if steps_per_second:
             parts.append(f"{steps_per_second:,.0f} steps/s")
         parts.append("return -" if episode_return is None else f"return {episode_return:.3f}")
-        if steps_per_second:
-            parts.append(f"ETA {_clock((self.total_env_steps - env_steps) / steps_per_second)}")
+        if learning_speed:
+            parts.append(f"ETA {_clock((self.total_env_steps - env_steps) / learning_speed)}")
         return "  ".join(parts)
 
 

@@ -45,7 +45,7 @@ def record_episodes(
 
     Args:
         source: a run folder; with `random`, the id of an environment, or a configuration, whose environment it is.
-        path: the file to make; it must not exist.
+        path: the file to make, .npz; it must not exist.
         episodes: how many.
         random: play uniformly random actions instead of a run's policy.
         deterministic: the policy's most likely actions, not sampled ones.
@@ -57,7 +57,7 @@ def record_episodes(
         `file`, `env`, `policy`, `episodes`, `steps` (rows), `return` (`mean`, `min`, `max` over the episodes).
 
     Raises:
-        ConfigError: for a source that is none.
+        ConfigError: for a source that is none, or a path that does not end in .npz.
         EpisodeLimitError: if an episode does not end.
         RunFolderError: if the file exists or cannot be written.
     """

@@ -33,7 +33,7 @@ def create_run_folder(path: str | Path | None, *, name: str = "run") -> Path:
     folder = _free_folder(name) if path is None else Path(path)
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            is_run = any((folder / "checkpoints").glob("step_*"))
+            is_run = folder.is_dir() and (folder / "config.yaml").is_file()
             resume = f", go on with it by `--resume {folder}`," if is_run else ""
             raise RunFolderError(f"run folder {folder} exists and is not empty; choose another{resume} or remove it")
         folder.mkdir(parents=True, exist_ok=True)

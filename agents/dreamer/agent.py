@@ -27,7 +27,7 @@ from hippodrome.memory.rssm import RSSM, RSSMCarry, memory_view
 from .actor import policy_parameters
 from .behaviour import actor_critic_losses, imagine, percentile_range, replay_critic_loss, starting_points
 from .config import SHAPE_FIELDS, DreamerConfig
-from .networks import build_modules, observation_problems
+from .networks import build_modules, has_images, observation_problems
 from .optimizer import laprop
 from .twohot import two_hot_mean, value_bins
 from .world_model import weighted_sum, world_model_loss
@@ -72,7 +72,7 @@ class Dreamer:
         num_shards: not used: a batch of windows is of one shard.
 
     Raises:
-        ValueError: for a space it cannot encode.
+        ValueError: for a space it cannot encode, or a `mask_ratio` without a picture to hide.
     """
 
     learns_from_replay = True
@@ -91,6 +91,11 @@ class Dreamer:
     ):
         del num_updates, num_shards
         problems = observation_problems(observation_space)
+        if config.mask_ratio and not has_images(observation_space):
+            problems.append(
+                f"mask_ratio={config.mask_ratio} must be 0 with the observation space {observation_space!r}, which "
+                "has no pictures to hide: leave agent.mask_ratio out"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         self.config = config

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hippodrome.envs import Box, Discrete, MultiDiscrete, flat_spaces
+from hippodrome.envs import Box, Discrete, MultiDiscrete, flat_spaces, part_names
 from hippodrome.envs.encoding import encode_leaf, encoded_width
 from hippodrome.memory.core import Dense
 from hippodrome.memory.rssm import NormMLP
@@ -29,20 +29,37 @@ def is_image(space: Any) -> bool:
     return isinstance(space, Box) and len(space.shape) == 3 and space.dtype == jnp.uint8
 
 
+def has_images(space: Any) -> bool:
+    """Whether a part of an observation space is an image."""
+    return any(is_image(leaf) for leaf in flat_spaces(space))
+
+
 def observation_problems(space: Any) -> list[str]:
     """Why an observation space cannot be encoded, one message for each part."""
     found = []
-    for leaf in flat_spaces(space):
+    for where, leaf in part_names(space):
+        part = f"observation space{where} {leaf!r}"
         if not isinstance(leaf, Box | Discrete | MultiDiscrete):
-            found.append(f"observation space {leaf!r} must be a Box, Discrete or MultiDiscrete, or a Dict or Tuple")
+            found.append(f"{part} must be a Box, Discrete or MultiDiscrete, or a Dict or Tuple")
         elif isinstance(leaf, Box) and len(leaf.shape) >= 3 and not is_image(leaf):
             found.append(
-                f"observation space {leaf!r} has {len(leaf.shape)} axes; an image must be a uint8 Box of [height, "
+                f"{part} has {len(leaf.shape)} axes; an image must be a uint8 Box of [height, "
                 "width, channels] with values 0 ... 255, anything else must be flattened to one axis"
             )
+        elif is_image(leaf) and _is_channels_first(leaf.shape):
+            height, width, channels = *leaf.shape[1:], leaf.shape[0]
+            found.append(
+                f"{part} has its channels first; an image must be [height, width, channels]: transpose it to "
+                f"{(height, width, channels)}, the channels last"
+            )
         elif is_image(leaf) and min(leaf.shape[:2]) < _SMALLEST:
-            found.append(f"observation space {leaf!r} must be at least {_SMALLEST} pixels high and wide; flatten it")
+            found.append(f"{part} must be at least {_SMALLEST} pixels high and wide; flatten it")
     return found
+
+
+def _is_channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether an image would have at most four rows, and far more columns and channels."""
+    return shape[0] <= 4 and min(shape[1:]) > 4 * shape[0]
 
 
 def num_stages(shape: tuple[int, ...]) -> int:

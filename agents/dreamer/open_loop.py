@@ -3,6 +3,7 @@
 Legend: `T` steps, `N` episodes, `X` steps observed.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,7 +47,7 @@ def predict(agent: Any, params: Any, steps: ReplayStep, key: Key[Array, ""], *, 
         raise ValueError(f"context={context} must be from 1 to {length - 1}, one less than the steps")
     observe_key, imagine_key = jax.random.split(key)
     seen = jax.tree.map(lambda leaf: leaf[:context], steps)
-    embedding = agent.apply("encoder", params, seen.observation)
+    embedding = jax.lax.map(partial(agent.apply, "encoder", params), seen.observation)
     actions = agent.encode_actions(steps.previous_action)
     noise = gumbel_noise(observe_key, agent.rssm.noise_shape(context, number))
     carries, latents = agent.rssm.apply(
@@ -70,8 +71,12 @@ def predict(agent: Any, params: Any, steps: ReplayStep, key: Key[Array, ""], *, 
     _, imagined = jax.lax.scan(step, carry, (actions[context:], keys))
     features = jnp.concatenate([latents.features, imagined])
     continuation = jax.nn.sigmoid(agent.apply("continuation", params, features)[..., 0]) / agent.config.gamma
+    observation = None
+    if "decoder" in agent.modules:
+        # A step at a time: inside the decoder of pictures a step takes many times the room of what comes out.
+        observation = jax.lax.map(partial(agent.apply, "decoder", params), features)
     return Prediction(
-        observation=agent.apply("decoder", params, features) if "decoder" in agent.modules else None,
+        observation=observation,
         reward=two_hot_mean(agent.apply("reward", params, features), agent.bins),
         continuation=jnp.minimum(continuation, 1.0),
     )

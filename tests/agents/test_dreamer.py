@@ -14,7 +14,7 @@ from hippodrome.agents.dreamer.actor import policy_parameters
 from hippodrome.agents.dreamer.behaviour import imagine, starting_points
 from hippodrome.agents.dreamer.open_loop import predict
 from hippodrome.agents.dreamer.twohot import two_hot_mean
-from hippodrome.agents.dreamer.world_model import Beliefs, world_model_losses
+from hippodrome.agents.dreamer.world_model import Beliefs, weighted_sum, world_model_loss, world_model_losses
 from hippodrome.envs import Box, Dict, Discrete, MultiDiscrete, VectorEnv, environment_keys, make
 from hippodrome.memory import memory_config
 from hippodrome.memory.latents import gumbel_noise
@@ -119,6 +119,49 @@ def test_free_nats_are_of_the_sum_over_groups_at_each_step():
     for name in ("dynamics", "representation"):
         np.testing.assert_allclose(losses[name][:, 0], [1.5, 1.0], rtol=1e-4)
     assert float(metrics["kl"]) == pytest.approx((1.5 + 0.6) / 2, rel=1e-4)
+
+
+def test_every_term_of_the_world_models_loss_has_its_own_weight():
+    names = ("dynamics", "representation", "reward", "reconstruction", "latent", "bisimulation", "barlow")
+    config = DreamerConfig(**{f"{name}_coef": float(2**power) for power, name in enumerate(names)})
+    # In the digits of base 4 no two terms can be taken for each other; the continuation weighs 1.
+    losses = {name: jnp.full((2, 3), 4.0**power) for power, name in enumerate((*names, "continuation"))}
+    expected = sum(2.0**power * 4.0**power for power in range(len(names))) + 4.0 ** len(names)
+    np.testing.assert_array_equal(weighted_sum(config, losses), np.full((2, 3), expected))
+
+
+def test_the_weight_of_the_reward_multiplies_its_loss_and_its_gradient():
+    """A power of two, so that floating point multiplies exactly; the reward's head is moved by no other term."""
+    agent, params, steps, carries = played("parallel")
+    batch = ReplayBatch(jax.tree.map(lambda leaf: leaf[:T], steps), jax.tree.map(lambda leaf: leaf[0], carries))
+
+    @partial(jax.jit, static_argnums=0)
+    def learnt(weight):
+        config = dataclasses.replace(agent.config, reward_coef=weight)
+        memory = memory_config("s5")(d_model=6, d_state=4, num_layers=1)
+        weighted = Dreamer(config, memory, agent.observation_space, agent.action_space)
+
+        def loss(params):
+            total, (losses, _, _) = world_model_loss(
+                weighted, params, (), (jnp.zeros(()), jnp.ones(())), batch, jax.random.key(5)
+            )
+            return total, losses["reward"].mean()
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    ((one, reward), grads), ((many, same), larger), ((none, _), absent) = map(learnt, (1.0, 32.0, 0.0))
+    assert reward == same and float(reward) > 0.1
+    assert float(many) == pytest.approx(float(one) + 31 * float(reward), rel=1e-5)
+    assert float(none) == pytest.approx(float(one) - float(reward), rel=1e-5)
+    for each, bigger, zero in zip(*(jax.tree.leaves(tree["reward"]) for tree in (grads, larger, absent)), strict=True):
+        np.testing.assert_allclose(bigger, 32 * each, rtol=1e-6)
+        assert not np.asarray(zero).any()
+    # What lies below the head is moved by the other terms too: the gradient is linear in the weight.
+    for each, bigger, zero in zip(*map(jax.tree.leaves, (grads, larger, absent)), strict=True):
+        scale = 1e-4 * np.abs(bigger).max() + 1e-7
+        np.testing.assert_allclose(bigger - zero, 32 * (each - zero), rtol=1e-3, atol=scale)
+    kernels = [tree["encoder"]["params"]["mlp"]["dense_0"]["kernel"] for tree in (larger, absent)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
 
 
 def test_each_kl_moves_only_its_side():

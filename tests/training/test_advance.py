@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import struct
 
 from hippodrome.agents import Decision, Feedback
 from hippodrome.envs import VectorEnv, environment_keys
@@ -16,24 +15,10 @@ from hippodrome.training.advance import from_replay, replay_ratio
 from hippodrome.training.replay import ReplayBuffer
 from hippodrome.training.rollout import replay_step
 from tests.probes import LateReward
+from tests.stand_ins import Learner, State
 
 B, T = 2, 4
 BUFFER = ReplayBuffer(capacity=16, carry_every=2, length=6, batch_size=3)
-
-
-@struct.dataclass
-class Learner:
-    params: object
-    updates: object
-
-
-@struct.dataclass
-class State:
-    learner: Learner
-    envs: object
-    carry: object
-    replay: object
-    update: object
 
 
 def idle_agent():

@@ -155,11 +155,14 @@ def test_ones_own_episodes_become_rows(tmp_path):
         ({"actions": [1.0, 1.0, 2.0]}, "actions is of float64, but the space has int32"),
         ({"actions": [1, 1, 2**40]}, "actions holds values that int32, the space's, cannot"),
         ({"actions": [1, 3, 2]}, r"episode 1, row 2: previous_action must be an element of Discrete\(3\)"),
-        ({"rewards": [1.0, np.nan, 0.0]}, "episode 1, row 2: reward must be finite"),
-        ({"rewards": [1.0, 1e300, 0.0]}, "episode 1, row 2: reward must be finite"),
+        (
+            {"rewards": [1.0, np.nan, np.inf]},
+            r"episode 1, row 2: reward is nan, but must be finite \(row 6 of all\)",
+        ),
+        ({"rewards": [1.0, 1e300, 0.0]}, "episode 1, row 2: reward is inf, but must be finite"),
         (
             {"observations": {"clock": np.full((4, 1), np.inf), "kind": np.zeros(4, int)}},
-            "episode 1, row 0: observation/clock must be finite",
+            "episode 1, row 0: observation/clock is inf, but must be finite",
         ),
         ({"rewards": []}, "rewards is empty; an episode must have at least one action"),
         ({"terminations": [True, False, True]}, "step 0 ends it, but 2 is its last; make two episodes of it"),
@@ -202,6 +205,10 @@ def rewritten(path, **changes):
         ({"last": np.arange(8) == 3}, "episode 1, row 3: last must be True at the final row"),
         ({"terminal": np.arange(8) == 5}, "episode 1, row 1: terminal must be False at rows that are not its last"),
         ({"reward": np.ones(8, np.float32)}, "episode 0, row 0: reward must be 0 at its first row"),
+        (
+            {"reward": np.array([0, 1, 1, 2, np.nan, 1, -np.inf, 2], np.float32)},
+            r"episode 1, row 0: reward is nan, but must be finite \(row 4 of all\)",
+        ),
         ({"previous_action": np.ones(8, np.int32)}, r"row 0: previous_action must be .* -1 at a first row"),
     ],
 )
@@ -245,6 +252,11 @@ def test_the_command_records_random_actions(tmp_path, capsys):
         (["record", "tests/Turns", "--out", "x.npz"], "there is no run folder 'tests/Turns'"),
         (["record", "tests/Turnz", "--random", "--out", "x.npz"], "did you mean tests/Turns"),
         (["record", "tests/Turns", "--random"], "--out"),
+        (
+            ["record", "tests/Turns", "--random", "--out", str(tmp_path / "x.h5")],
+            "x.h5 must end in .npz, the format of a data set",
+        ),
+        (["record", "tests/Turns", "--random", "--out", str(tmp_path / "x")], "name it x.npz"),
     ):
         assert launch.main(arguments) == 2
         assert message in capsys.readouterr().err

@@ -11,15 +11,17 @@ from PIL import Image
 
 from hippodrome import launch
 from hippodrome.envs import Box, Dict, Discrete, Environment, EnvParams, EnvState, register_env
-from hippodrome.training import evaluate, load_policy, train
+from hippodrome.training import evaluate, load_policy, replay_size, train
 from hippodrome.training.config import load_config
 from hippodrome.training.errors import CheckpointError, ConfigError
 from hippodrome.training.given import begin_with, given_params
 from hippodrome.training.metrics import read_metrics
 from hippodrome.training.prediction import predict_run
+from hippodrome.training.progress import ProgressBar
 from hippodrome.training.run_checkpoint import RunCheckpoints
 from hippodrome.training.step import initial_state, make_experiment, state_template
 from tests.compare import assert_close, assert_identical
+from tests.tiny import newest_state
 
 TINY = (
     "--env.id popgym/RepeatPreviousEasy --env.num-envs 4 --memory.kind s5 --memory.d-model 8 --memory.d-state 4 "
@@ -39,10 +41,6 @@ def finished(tmp_path_factory):
     """Six updates, undisturbed."""
     config = tiny()
     return train(config, run_dir=tmp_path_factory.mktemp("dreamer") / "run"), config
-
-
-def newest_state(run, config):
-    return RunCheckpoints(run / "checkpoints", keep=3).restore(state_template(make_experiment(config), config))[0]
 
 
 def test_it_trains_and_says_what_it_did(finished):
@@ -102,14 +100,14 @@ def test_seeds_train_in_one_program_as_alone(finished, tmp_path):
 
 
 class Parts(Environment):
-    """A picture, a vector and a choice of two kinds; every kind of space at once."""
+    """A picture, a vector and a choice of two kinds; every kind of space at once. Five steps, of seven there may be."""
 
     def __init__(self, image_dtype="uint8", side=4):
         self.image_dtype, self.side = image_dtype, side
 
     @property
     def default_params(self):
-        return EnvParams(max_steps_in_episode=5)
+        return EnvParams(max_steps_in_episode=7)
 
     def observation_space(self, params):
         image = Box(0, 255 if self.image_dtype == "uint8" else 1, (self.side, self.side, 1), self.image_dtype)
@@ -126,19 +124,24 @@ class Parts(Environment):
 
     def step_env(self, key, state, action, params):
         state = state.replace(time=state.time + 1)
-        return self._see(key), state, action["push"].sum(), jnp.asarray(False), {}
+        return self._see(key), state, action["push"].sum(), state.time >= 5, {}
 
 
 register_env("tests/Parts", Parts)
 
 
-def test_every_loss_trains_on_pictures_vectors_and_mixed_actions_and_the_target_follows(tmp_path):
+def test_every_loss_trains_on_pictures_vectors_and_mixed_actions_and_the_target_follows(tmp_path, capsys, monkeypatch):
     flags = ("--env.id tests/Parts --total-env-steps 64 --agent.mask-ratio 0.5 "
              "--agent.mask-patch 2 --agent.latent-coef 1 --agent.bisimulation-coef 1 --agent.barlow-coef 0.1 "
-             "--agent.warmup-updates 0 --agent.target-rate 0.25")  # fmt: skip
+             "--agent.warmup-updates 0 --agent.target-rate 0.25 --agent.batch-length 12")  # fmt: skip
     config = tiny(*flags.split())
+    speeds = []
+    monkeypatch.setattr(ProgressBar, "update", lambda bar, steps, **told: speeds.append(told["learning_speed"]))
     run = train(config, run_dir=tmp_path / "run")
-    row = read_metrics(run)[-1]
+    before, row = read_metrics(run)
+    # The first update only fills replay: how long the rest will take is not known yet.
+    assert before["learner_updates"] == 0 and row["learner_updates"] > 0
+    assert speeds[0] is None and speeds[1] > 0
     assert all(np.isfinite(row[f"{name}_loss"]) for name in ("reconstruction", "latent", "bisimulation", "barlow"))
     learner = newest_state(run, config).learner
     assert set(learner.target) == {"encoder", "rssm", "projection"} and "decoder" in learner.params
@@ -151,14 +154,39 @@ def test_every_loss_trains_on_pictures_vectors_and_mixed_actions_and_the_target_
     result = predict_run(run, context=2, horizon=6, num_episodes=3)
     # Episodes have five steps and the observation that ended them: six in all.
     assert result["episodes"] == [3] * 6 + [0, 0]
-    for name in ("reward", "continuation", "image['image']"):
+    for name in ("reward", "continuation", "image['image']", "vector['speed']", "discrete['kind']"):
         errors = result[name]["model"]
         assert all(np.isfinite(errors[:6])) and errors[6:] == [None, None]
     with Image.open(run / "prediction.gif") as video:
         assert video.n_frames == 6
     assert (run / "prediction.png").stat().st_size > 10_000
     assert json.loads((run / "prediction.json").read_text()) == result
-    assert launch.main(["predict", str(run), "--context", "9", "--horizon", "0"]) == 2
+    assert_bounded_by_what_there_is(run, capsys, monkeypatch)
+
+
+def assert_bounded_by_what_there_is(run, capsys, monkeypatch):
+    """Bounds by the longest episode there may be (seven steps), those played, and memory."""
+    capsys.readouterr()
+    assert launch.main(["predict", str(run), "--context", "5", "--episodes", "2"]) == 0
+    assert "discrete['kind']" in capsys.readouterr().out
+    assert json.loads((run / "prediction.json").read_text())["horizon"] == 3
+    for flags, message in (
+        (
+            ["--context", "8"],
+            "context=8 must be below 8, so that one is left to foresee: an episode of tests/Parts has",
+        ),
+        (
+            ["--context", "2", "--horizon", "7"],
+            "horizon=7 must be at most 6 after context=2: an episode of tests/Parts",
+        ),
+        (["--context", "6"], "context=6 must be below 6, the observations of the longest of 32 episodes"),
+        (["--horizon", "0"], "--horizon 0 must be at least 1"),
+    ):
+        assert launch.main(["predict", str(run), *flags]) == 2
+        assert message in capsys.readouterr().err
+    monkeypatch.setattr(replay_size, "free_memory", lambda: 100_000)
+    with pytest.raises(ConfigError, match=r"horizon=6 of num_episodes=9999 needs .* for the steps, .* fewer episodes"):
+        predict_run(run, context=2, num_episodes=9999)
 
 
 def test_two_devices_equal_one_whatever_the_shards_of_each():
@@ -189,8 +217,12 @@ def test_two_devices_equal_one_whatever_the_shards_of_each():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--env.id", "tests/Parts", "--env.kwargs", "image_dtype=float32"], "an image must be a uint8 Box"),
         (["--num-shards", "2", "--agent.batch-size", "3"], "agent.batch_size=3 must be divisible by num_shards=2"),
+        (
+            ["--env.id", "tests/Parts", "--env.kwargs", "image_dtype=float32"],
+            r"observation space\['image'\] .* an image must be a uint8 Box",
+        ),
+        (["--agent.mask-ratio", "0.5"], r"mask_ratio=0\.5 must be 0 with the observation space Discrete\(4\)"),
         (["--env.id", "tests/Parts", "--env.kwargs", "side=2"], "must be at least 4 pixels high and wide"),
         (
             ["--agent.replay-capacity", "48"],

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hippodrome.envs import Discrete, Environment, EnvParams, EnvState, VectorEnv, make, register_env
+from hippodrome.agents import Decision
+from hippodrome.envs import Box, Dict, Discrete, Environment, EnvParams, EnvState, VectorEnv, make, register_env
 from hippodrome.training import evaluate, load_policy, train
 from hippodrome.training.episodes import EpisodeLimitError, agent_episodes, policy_episodes, require_ended
 from hippodrome.training.errors import ConfigError
+from hippodrome.training.policy import Policy
 from hippodrome.training.statistics import bootstrap_interval, interquartile_mean, summarize_returns
 from tests.tiny import tiny_config
 
@@ -131,6 +133,33 @@ def test_policy_samples_with_a_key_and_refuses_a_wrong_reset(run):
         policy(carry, observation, jnp.zeros(64), jnp.ones(2, bool))
     with pytest.raises(ValueError, match=r"observation has shape \(64, 1\), expected \(64,\)"):
         policy(carry, observation[:, None], jnp.zeros(64), reset)
+
+
+class AddingAgent:
+    """Adds up what it sees of `speed`, and acts as `kind` says."""
+
+    def initial_carry(self, num_envs):
+        return jnp.zeros(num_envs)
+
+    def act(self, params, carry, timestep, key, *, deterministic=False):
+        action, zeros = timestep.observation["kind"], jnp.zeros(carry.shape)
+        return carry + timestep.observation["speed"].sum(-1), Decision(action, action, zeros, zeros)
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_a_policy_refuses_numbers_that_are_not_finite_and_names_their_part(array):
+    """Where they are known: a traced step goes through, as it did."""
+    space = Dict({"kind": Discrete(3), "speed": Box(-1.0, 1.0, (2,))})
+    policy = Policy(AddingAgent(), {}, space, Discrete(3))
+    carry, rest = policy.initial_carry(2), (jnp.zeros(2), jnp.ones(2, bool))
+    good = {"kind": array([1, 2]), "speed": array([[0.0, 1.0], [0.5, 0.5]])}
+    assert policy(carry, good, *rest)[1].tolist() == [1, 2]
+    for value in (np.nan, np.inf):
+        bad = {**good, "speed": array([[0.0, 1.0], [0.5, value]])}
+        with pytest.raises(ValueError, match=rf"observation\['speed'\] holds {value} for environment 1, but must be"):
+            policy(carry, bad, *rest)
+        after, _ = jax.jit(lambda bad: policy(carry, bad, *rest))(bad)
+        assert np.isfinite(after.memory).tolist() == [True, False]
 
 
 def test_seed_and_run_that_are_not_there(run, tmp_path):

@@ -23,10 +23,9 @@ from hippodrome.training.metrics import read_metrics
 from hippodrome.training.replay import cut_streams
 from hippodrome.training.replay_size import replay_buffer
 from hippodrome.training.rollout import record
-from hippodrome.training.run_checkpoint import RunCheckpoints
-from hippodrome.training.step import initial_state, make_environment, make_experiment, state_template
+from hippodrome.training.step import initial_state, make_environment, make_experiment
 from tests.host_envs import LIMIT, NumpyRoom
-from tests.tiny import tiny_config
+from tests.tiny import newest_state, tiny_config
 
 HOST, IN_JAX = "gymnasium/tests/NumpyRoom-v0", "tests/ShortRoom"
 PPO = dict(env__num_envs=4, agent__num_steps=16, checkpoint__every_updates=1, evaluation__episodes=16)
@@ -70,10 +69,6 @@ def finished(tmp_path_factory):
     """Four updates of PPO on the host."""
     config = ppo()
     return train(config, run_dir=tmp_path_factory.mktemp("host") / "run"), config
-
-
-def newest_state(run, config):
-    return RunCheckpoints(run / "checkpoints", keep=3).restore(state_template(make_experiment(config), config))[0]
 
 
 def test_ppo_learns_the_same_numbers_as_in_jax(finished):

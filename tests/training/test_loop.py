@@ -17,7 +17,7 @@ import pytest
 from hippodrome.training import load_policy, train
 from hippodrome.training.checkpoint import Checkpointer
 from hippodrome.training.config import load_config
-from hippodrome.training.errors import ConfigError, RunFolderError, TrainingError, TrainingInterrupted
+from hippodrome.training.errors import CheckpointError, ConfigError, RunFolderError, TrainingError, TrainingInterrupted
 from hippodrome.training.evaluation import _play
 from hippodrome.training.metrics import read_metrics, summarize_updates
 from hippodrome.training.step import initial_state, make_experiment, state_template
@@ -92,6 +92,35 @@ def test_interrupt_saves_and_resume_is_bit_for_bit(finished, tmp_path, monkeypat
     assert_identical(final_state(tmp_path / "cut", config), final_state(run, config))
     rows, expected = read_metrics(tmp_path / "cut"), read_metrics(run)
     assert [row["loss"] for row in rows] == [row["loss"] for row in expected]
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_anew(finished, tmp_path, monkeypatch, capsys):
+    """Killed while it compiled, or while the first checkpoint was written: a log and a half of that are left."""
+    run, config = finished
+
+    def killed(self, bar, interrupted):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hippodrome.training.loop._Run.loop", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, run_dir=tmp_path / "cut")
+    (tmp_path / "cut" / "checkpoints" / ".writing_step_000000000001").mkdir(parents=True)
+    (tmp_path / "cut" / "metrics.jsonl").write_text('{"env_steps": 64, "update": 1}\n')
+    train(config, resume=tmp_path / "cut")
+    assert capsys.readouterr().err.count("was stopped before its first checkpoint: it begins anew") == 1
+    assert_identical(final_state(tmp_path / "cut", config), final_state(run, config))
+    assert [row["update"] for row in read_metrics(tmp_path / "cut")] == [1, 2, 3, 4]
+    other = dataclasses.replace(config, seed=5)
+    shutil.rmtree(tmp_path / "cut" / "checkpoints")
+    with pytest.raises(CheckpointError, match="no intact checkpoint in"):  # it is finished: its log is kept
+        train(config, resume=tmp_path / "cut")
+    assert len(read_metrics(tmp_path / "cut")) == 4
+    with pytest.raises(ConfigError, match="seed: 5 now, 0 in the run"):
+        train(other, resume=tmp_path / "cut")
+    (tmp_path / "cut" / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"is a folder without config\.yaml, so it is no run"):
+        train(config, resume=tmp_path / "cut")
 
 
 def test_damaged_newest_checkpoint_is_reported_and_the_one_before_used(finished, tmp_path, caplog):

@@ -139,19 +139,33 @@ def test_the_stopwatch_counts_neither_compiling_nor_pauses(monkeypatch):
     assert (watch.seconds, watch.steps, watch.steps_per_second) == (4.0, 20, 5.0)
 
 
+def test_the_speed_of_learning_leaves_out_what_came_before(monkeypatch):
+    """Two updates of a second fill replay, then learning takes four; one without learning comes between."""
+    now = iter([0.0, 1.0, 2.0, 6.0, 7.0, 11.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
+    watch = Stopwatch()
+    watch.lap(0)
+    for learnt, speed in ((False, None), (False, None), (True, 10 / 4), (False, 20 / 5), (True, 30 / 9)):
+        watch.lap(10, learnt=learnt)
+        assert watch.learning_speed == speed
+    assert watch.steps_per_second == 50 / 11
+
+
 def test_off_a_terminal_progress_is_a_line_now_and_then(monkeypatch):
-    now = iter([0.0, 1.0, 20.0, 21.0])
+    now = iter([0.0, 1.0, 20.0, 40.0, 41.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     output = io.StringIO()
     with ProgressBar(100_000, Console(file=output, force_terminal=False, width=60)) as bar:
         bar.update(10_000)
-        bar.update(20_000, steps_per_second=100.0, episode_return=0.25)
-        bar.update(30_000, steps_per_second=10.0, episode_return=0.25)
-        bar.update(100_000, steps_per_second=1000.0, episode_return=None)
+        bar.update(20_000, steps_per_second=100.0, learning_speed=100.0, episode_return=0.25)
+        bar.update(30_000, steps_per_second=20.0, learning_speed=10.0, episode_return=0.25)
+        bar.update(40_000, steps_per_second=1000.0, episode_return=None)
+        bar.update(100_000, steps_per_second=1000.0, learning_speed=1000.0, episode_return=None)
         bar.say("[saved]")
     assert output.getvalue().splitlines() == [
         "10,000/100,000 steps  return -",
-        "30,000/100,000 steps  10 steps/s  return 0.250  ETA 1:56:40",
+        "30,000/100,000 steps  20 steps/s  return 0.250  ETA 1:56:40",
+        "40,000/100,000 steps  1,000 steps/s  return -",
         "100,000/100,000 steps  1,000 steps/s  return -  ETA 0:00",
         "[saved]",
     ]
@@ -160,17 +174,17 @@ def test_off_a_terminal_progress_is_a_line_now_and_then(monkeypatch):
 def test_on_a_terminal_progress_is_a_bar():
     output = io.StringIO()
     with ProgressBar(100, Console(file=output, force_terminal=True, width=100)) as bar:
-        bar.update(50, steps_per_second=10.0, episode_return=1.0)
+        bar.update(50, learning_speed=10.0, episode_return=1.0)
     assert "training" in output.getvalue() and "ETA 0:05" in output.getvalue()
 
 
 def test_a_run_folder_is_made_and_never_reused(tmp_path, monkeypatch):
     folder = create_run_folder(tmp_path / "deep" / "run")
     assert create_run_folder(folder) == folder, "an empty folder may be used"
-    (folder / "config.yaml").write_text("")
+    (folder / "notes.txt").write_text("")
     with pytest.raises(RunFolderError, match=r"exists and is not empty; choose another or remove it"):
         create_run_folder(folder)
-    (folder / "checkpoints" / "step_8").mkdir(parents=True)
+    (folder / "config.yaml").write_text("")
     with pytest.raises(RunFolderError, match=r"exists and is not empty; choose another, go on with it by `--resume"):
         create_run_folder(folder)
     with pytest.raises(RunFolderError, match=r"config\.yaml exists and is not empty; choose another or remove it"):

@@ -26,6 +26,7 @@ from hippodrome.training.rollout import replay_step
 from hippodrome.training.run_checkpoint import RunCheckpoints
 from hippodrome.training.step import make_experiment, state_template
 from tests.probes import LateReward
+from tests.stand_ins import Learner, State
 from tests.tiny import tiny_config
 
 TINY = (
@@ -122,22 +123,6 @@ def test_the_policy_is_played_recorded_and_predicted_without_the_data_set(finish
 
 
 BUFFER = ReplayBuffer(capacity=24, carry_every=2, length=6, batch_size=3, sampling="prioritized", online=False)
-
-
-@struct.dataclass
-class Learner:
-    params: object
-    updates: object
-
-
-@struct.dataclass
-class State:
-    learner: Learner
-    envs: object
-    carry: object
-    replay: object
-    update: object
-    best: object
 
 
 @struct.dataclass
