@@ -157,6 +157,13 @@ def _evaluate(arguments: list[str]) -> int:
     parser.add_argument("--episodes", type=int, default=256, help="one episode in each of N environments (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the environments (%(default)s)")
     parser.add_argument("--step", default="last", help="checkpoint: best, last, or its number (%(default)s)")
+    parser.add_argument(
+        "--split",
+        help="of a run on meta-episodes: train, held-out-tasks, held-out-projections or held-out-both; tells the "
+        "return by trial",
+    )
+    parser.add_argument("--trials", type=int, help="with --split: trials of a meta-episode (those of training)")
+    parser.add_argument("--oracle", nargs="+", default=[], metavar="RUN", help="with --split: runs of single tasks")
     parser.add_argument("--import", dest="modules", nargs="+", action="extend", default=[], help="packages to import")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     known = parser.parse_args(arguments)
@@ -172,16 +179,21 @@ def _evaluate(arguments: list[str]) -> int:
     if not is_run and ":" not in known.policy:
         parser.error(f"there is no run folder {known.policy!r}; give one, or a policy of your own as MODULE:POLICY")
     load_plugins(known.modules if is_run else [*known.modules, known.policy.partition(":")[0]])
-    from hippodrome.training.evaluation import evaluate, evaluation_table
+    chosen = {"episodes": known.episodes, "seed": known.seed}
+    chosen["step"] = int(known.step) if known.step.isdecimal() else known.step
+    if known.split is None:
+        if known.trials is not None or known.oracle:
+            parser.error("--trials and --oracle need --split")
+        from hippodrome.training.evaluation import evaluate, evaluation_table
 
-    step = int(known.step) if known.step.isdecimal() else known.step
-    result = evaluate(known.policy, env=known.env, episodes=known.episodes, seed=known.seed, step=step)
-    if known.json:
-        print(json.dumps(result, indent=1, allow_nan=False))
-    else:
-        from hippodrome.training.progress import table_console
+        _print_result(evaluate(known.policy, env=known.env, **chosen), known.json, evaluation_table)
+        return 0
+    if not is_run or known.env is not None:
+        parser.error(f"--split {known.split} needs a run folder, and its own environment (no --env)")
+    from hippodrome.training.adaptation import adaptation_table, evaluate_adaptation
 
-        table_console().print(evaluation_table(result))
+    chosen |= {"split": known.split, "trials": known.trials, "oracles": known.oracle}
+    _print_result(evaluate_adaptation(known.policy, **chosen), known.json, adaptation_table)
     return 0
 
 

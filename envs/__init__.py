@@ -1,7 +1,7 @@
 """Environments that step in JAX and tell exactly which observation starts an episode."""
 
 from .checks import EnvCheckError, check_env
-from .core import Environment, EnvParams, EnvState, Outcome, Timestep, null_action
+from .core import Environment, EnvParams, EnvState, Outcome, Timestep, longest_episode, null_action
 from .host import HostEnvironment, HostParams, HostVectorEnv, vectorize
 from .host_copies import HostCopy, HostEnvError
 from .registry import is_known, list_envs, make, register_env, register_suite, register_unavailable
@@ -34,6 +34,7 @@ __all__ = [
     "flat_spaces",
     "is_known",
     "list_envs",
+    "longest_episode",
     "make",
     "null_action",
     "part_names",

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from hippodrome.agents import Agent
-from hippodrome.envs import Outcome, VectorEnv, environment_keys, null_action
+from hippodrome.envs import Outcome, VectorEnv, environment_keys, longest_episode, null_action
 
 from .errors import ConfigError, HippodromeError
 
@@ -26,8 +26,10 @@ class EpisodeLimitError(HippodromeError):
 
 def max_episode_steps(envs: VectorEnv) -> int:
     """Steps after which an episode must have ended: the environment's own limit, or a generous one if it has none."""
-    limit = getattr(envs.params, "max_steps_in_episode", None)
-    return FALLBACK_MAX_STEPS if limit is None else int(limit) + 1
+    try:
+        return longest_episode(envs.env, envs.params) + 1
+    except AttributeError:
+        return FALLBACK_MAX_STEPS
 
 
 def agent_episodes(

@@ -70,7 +70,7 @@ def open_run(run: str | Path, train_seed: int | Literal["best"], step: Checkpoin
     experiment, state, metadata = restore_run(run, config, step)
     index = choose_train_seed(state, config, train_seed)
     # One checkpoint holds both: the newest parameters and the best so far.
-    params = params_of_seed(_chosen_params(state, step), config, index)
+    params = params_of_seed(chosen_params(state, step), config, index)
     about = {
         "env": config.env.id,
         "memory": config.memory.kind,
@@ -167,7 +167,7 @@ def evaluate_state(
     step: CheckpointChoice = "last",
 ) -> dict[str, Any]:
     """The summary of one training state; every seed plays the same episodes."""
-    params = jax.device_get(_chosen_params(state, step))
+    params = jax.device_get(chosen_params(state, step))
     if config.num_seeds == 1:
         params = jax.tree.map(lambda leaf: leaf[None], params)
     failed = np.atleast_1d(np.asarray(state.failed_update)) >= 0
@@ -225,7 +225,8 @@ def save_evaluation(run: str | Path, config: TrainConfig, result: dict[str, Any]
     return Path(run) / name
 
 
-def _chosen_params(state: TrainState, step: CheckpointChoice) -> Any:
+def chosen_params(state: TrainState, step: CheckpointChoice) -> Any:
+    """The newest parameters of a training state, or the best."""
     return state.best.params if step == "best" else state.learner.params
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from scipy.special import softmax
 
 from hippodrome.agents.dreamer.networks import is_image
-from hippodrome.agents.networks import encode_leaf, encoded_width
 from hippodrome.envs import Box, MultiDiscrete, part_names
+from hippodrome.envs.encoding import encode_leaf, encoded_width
 
 
 class Part(NamedTuple):

@@ -44,6 +44,18 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def nested_interval(values: np.ndarray, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the mean of `[S, E]`: seeds are resampled, and episodes within each seed drawn."""
+    generator = np.random.default_rng(seed)
+    num_seeds, num_episodes = values.shape
+    seeds = generator.integers(0, num_seeds, (num_resamples, num_seeds))
+    # The mean of resampled episodes by how often each was drawn.
+    counts = generator.multinomial(num_episodes, np.full(num_episodes, 1 / num_episodes), (num_resamples, num_seeds))
+    draws = (values[seeds] * counts).sum(-1).mean(-1) / num_episodes
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def summarize_returns(returns: np.ndarray) -> dict[str, Any]:
     """The summary of one evaluation as it stands in evaluation.json.
 
