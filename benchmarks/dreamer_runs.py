@@ -10,6 +10,7 @@ where it was solved: the environment steps at the first of three evaluations in 
 """
 
 import argparse
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -30,12 +31,14 @@ from hippodrome.training.metrics import read_metrics
 from hippodrome.training.statistics import summarize_returns
 from hippodrome.training.step import make_experiment
 
-EVALUATE_EVERY = 1_280
+# Environment steps between evaluations, by configuration.
+EVALUATE_EVERY = collections.defaultdict(lambda: 1_280, {"dreamer-few-steps": 256})
 TOLERANCE = 0.05
 # The highest mean return there is.
 BEST = {
     "dreamer-empty-room": 0.955,
     "dreamer": 1.0,
+    "dreamer-few-steps": 1.0,
     "dreamer-repeat-previous": 1.0,
     "dreamer-memory-chain": 1.0,
     "dreamer-pendulum": 1.0,
@@ -105,6 +108,7 @@ GROUPS: dict[str, list[Cell]] = {
     "gates": [
         cell("block-GRU, recurrent posterior", "dreamer-empty-room"),
         cell("S5, parallel posterior", "dreamer"),
+        cell("S5, parallel posterior, train_ratio 1024", "dreamer-few-steps"),
         cell("S5, parallel posterior", "dreamer-repeat-previous"),
         cell("S5, parallel posterior", "dreamer-memory-chain"),
     ],
@@ -150,7 +154,7 @@ def train(cell: Cell, seed: int, root: Path) -> None:
     if (folder / "checkpoints").exists():
         run_to_end(["train", "--resume", str(folder)])
         return
-    every = str(max(1, EVALUATE_EVERY // (cell.resolved.env.num_envs * cell.resolved.agent.num_steps)))
+    every = str(max(1, EVALUATE_EVERY[cell.config] // (cell.resolved.env.num_envs * cell.resolved.agent.num_steps)))
     words = ["train", cell.config, *cell.flags, "--seed", str(seed), "--run-dir", str(folder), "--log.no-tensorboard"]
     words += ["--evaluation.episodes", "64", "--evaluation.every-updates", every, "--log.every-updates", every]
     run_to_end(words)
