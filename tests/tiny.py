@@ -24,11 +24,12 @@ TINY = {
 
 
 def tiny_flags(**overrides: Any) -> list[str]:
-    """Command-line flags of the tiny configuration: `agent__gamma=0.5` stands for `--agent.gamma 0.5`."""
+    """Command-line flags of the tiny configuration: `agent__gamma=0.5` is `--agent.gamma 0.5`, a list several words."""
     options = {**TINY, **{name.replace("__", ".").replace("_", "-"): value for name, value in overrides.items()}}
     flags = []
     for name, value in options.items():
-        flags += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        words = value if isinstance(value, list) else [] if value is True else [value]
+        flags += [f"--{name}", *map(str, words)]
     return flags
 
 

@@ -150,19 +150,14 @@ def evaluate_adaptation(
     names = _member_names(env)
     best = {name: _oracle_return(folder, name, split, episodes, seed) for name, folder in _oracles(oracles, names)}
     for choice, deterministic in (("deterministic", True), ("sampled", False)):
-        played = jax.device_get(_play(experiment.agent, env, params, key, given, episodes, deterministic))
+        options: dict[str, Any] = {"num_episodes": episodes, "deterministic": deterministic, "given": given}
+        play = partial(play_meta_episodes, experiment.agent, env, **options)
+        # Seeds in turn, as one after the other asks for less memory.
+        played = jax.device_get(jax.jit(partial(jax.lax.map, lambda one, play=play: play(one, key)))(params))
         kept = jax.tree.map(lambda leaf: leaf[~failed], played)
         result[choice] = summarize_adaptation(kept, names, best)
     _save(Path(run), result)
     return result
-
-
-@partial(jax.jit, static_argnums=(0, 1, 5, 6))
-def _play(
-    agent: Any, env: Any, params: Any, key: Key[Array, ""], given: Any, episodes: int, deterministic: bool
-) -> Adaptation:
-    play = partial(play_meta_episodes, agent, env, num_episodes=episodes, deterministic=deterministic, given=given)
-    return jax.lax.map(lambda one: play(one, key), params)
 
 
 def split_env(config: EnvConfig, split: str, trials: int | None) -> EnvConfig:
