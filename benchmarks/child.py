@@ -1,8 +1,17 @@
-"""A run in a process of its own, as the resumable benchmarks start it."""
+"""Runs in processes of their own, as the resumable benchmarks start them."""
 
+import dataclasses
+import hashlib
+import json
 import signal
 import subprocess
 import sys
+from typing import Any
+
+
+def digest_of(config: Any) -> str:
+    """Tells configurations apart in the names of run folders."""
+    return hashlib.sha256(json.dumps(dataclasses.asdict(config), default=str).encode()).hexdigest()[:8]
 
 
 def run_to_end(words: list[str]) -> None:

@@ -13,7 +13,6 @@ import argparse
 import collections
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import statistics
@@ -23,7 +22,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from child import run_to_end
+from child import digest_of, run_to_end
 
 from hippodrome.training import evaluate
 from hippodrome.training.config import load_config
@@ -142,8 +141,7 @@ GROUPS: dict[str, list[Cell]] = {
 
 def folder_of(cell: Cell, seed: int, root: Path) -> Path:
     """Where a run lies; cells of several groups that are the same run share it."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(cell.resolved), default=str).encode()).hexdigest()[:8]
-    return root / f"{cell.config}-{cell.resolved.memory.kind}-{digest}-seed{seed}"
+    return root / f"{cell.config}-{cell.resolved.memory.kind}-{digest_of(cell.resolved)}-seed{seed}"
 
 
 def train(cell: Cell, seed: int, root: Path) -> None:

@@ -1,0 +1,209 @@
+"""What agents learn to do within a meta-episode: regret on bandits, returns on tabular processes, curves on control.
+
+    uv run benchmarks/meta_runs.py [--groups bandits tabular ...] [--run-dir runs/meta] [--markdown FILE] [--table-only]
+
+Every row is one run of `hippodrome train` with four vmapped seeds, so the command may be killed and given again: what
+is finished is kept, what is half-finished is resumed. Policies are judged on 1,024 held-out tasks, sampling actions.
+Bandits and tabular processes stand beside Thompson sampling and posterior sampling on as many held-out tasks
+(benchmarks/meta_references.py). On control, a gain is the return of the last trial less that of the first.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from child import digest_of, run_to_end
+from meta_references import bandit_reference, tabular_reference
+
+from hippodrome.training.adaptation import evaluate_adaptation, play_meta_episodes, split_env
+from hippodrome.training.checks import build_env
+from hippodrome.training.config import load_config
+from hippodrome.training.evaluation import restore_run
+from hippodrome.training.statistics import nested_interval
+
+SEEDS, TASKS = 4, 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A row: a shipped configuration, with flags."""
+
+    label: str
+    config: str
+    flags: tuple[str, ...] = ()
+
+
+def memory(kind: str, *flags: str) -> tuple[str, ...]:
+    """The flags of a memory."""
+    return ("--memory.kind", kind, *flags)
+
+
+GROUPS = {
+    "bandits": [Cell("S5", "meta-bandit")],
+    "tabular": [Cell("Gated DeltaNet", "meta-tabular")],
+    "control": [
+        Cell("S5", "meta-control"),
+        Cell("Mamba", "meta-control", memory("mamba")),
+        Cell("GRU", "meta-control", memory("gru")),
+        Cell("no memory", "meta-control", memory("mlp")),
+    ],
+    "cartpole": [Cell("S5", "meta-cartpole")],
+}
+SPLITS = ("train", "held-out-projections", "held-out-tasks", "held-out-both")
+
+
+def folder_of(cell: Cell, root: Path) -> Path:
+    """Where a row's run lies."""
+    name = f"{cell.config}-{cell.label.lower().replace(' ', '-')}"
+    return root / f"{name}-{digest_of(load_config(cell.config, cell.flags))}"
+
+
+def train(cell: Cell, root: Path) -> None:
+    """The run; returns at once where that has been done."""
+    folder = folder_of(cell, root)
+    if (folder / "evaluation.json").exists():
+        return
+    if folder.exists():
+        run_to_end(["train", "--resume", str(folder)])
+        return
+    words = ["train", cell.config, *cell.flags, "--num-seeds", str(SEEDS), "--run-dir", str(folder)]
+    run_to_end([*words, "--log.no-tensorboard"])
+
+
+def kept(path: Path, make: Any) -> Any:
+    """What the file holds; made and written first where there is none."""
+    if not path.exists():
+        path.write_text(json.dumps(make(), indent=1))
+    return json.loads(path.read_text())
+
+
+def totals(folder: Path) -> tuple[np.ndarray, Any]:
+    """Return of whole meta-episodes on held-out tasks, `[S, E]`, actions sampled, and the tasks."""
+    config = load_config(folder)
+    experiment, state, _ = restore_run(folder, config, "last")
+    env, given = build_env(split_env(config.env, "held-out-tasks", None))
+
+    @jax.jit
+    def play(params: Any) -> Any:
+        played = play_meta_episodes(
+            experiment.agent, env, params, jax.random.key(1), num_episodes=TASKS, deterministic=False, given=given
+        )
+        return played.trial_returns.sum(-1), played.task
+
+    returns, tasks = jax.device_get(jax.jit(lambda all_params: jax.lax.map(play, all_params))(state.learner.params))
+    return returns, tasks
+
+
+def bandits(root: Path) -> str:
+    """Regret beside Thompson sampling's."""
+    lines = ["| Agent | Regret (interval) | Each seed | Thompson sampling | Ratio |", "|---|---:|---|---:|---:|"]
+    for cell in GROUPS["bandits"]:
+        folder = folder_of(cell, root)
+
+        def measure(folder: Path = folder) -> dict[str, Any]:
+            returns, tasks = totals(folder)
+            config = load_config(folder)
+            steps = config.env.kwargs["steps"]
+            # Rewards stand for the chances of the arms pulled: the same on average.
+            regret = steps * np.asarray(tasks.chances).max(-1) - returns
+            reference = bandit_reference(config.env.kwargs["arms"], steps, 20 * TASKS)[0]
+            return {
+                "mean": float(regret.mean()),
+                "interval": nested_interval(regret),
+                "seeds": regret.mean(-1).tolist(),
+                "reference": reference,
+            }
+
+        found = kept(folder / "benchmark.json", measure)
+        lines.append(_row(cell, found, "{:.2f}"))
+    return "\n".join(lines)
+
+
+def tabular(root: Path) -> str:
+    """Returns beside posterior sampling's."""
+    lines = ["| Agent | Return (interval) | Each seed | PSRL | Ratio |", "|---|---:|---|---:|---:|"]
+    for cell in GROUPS["tabular"]:
+        folder = folder_of(cell, root)
+
+        def measure(folder: Path = folder) -> dict[str, Any]:
+            returns, _ = totals(folder)
+            trials = load_config(folder).env.kwargs["trials"]
+            return {
+                "mean": float(returns.mean()),
+                "interval": nested_interval(returns),
+                "seeds": returns.mean(-1).tolist(),
+                "reference": tabular_reference(trials, 4 * TASKS)["PSRL"][0],
+            }
+
+        lines.append(_row(cell, kept(folder / "benchmark.json", measure), "{:.1f}"))
+    return "\n".join(lines)
+
+
+def adaptation(group: str, root: Path) -> str:
+    """First trial, last trial and gain in every split there is."""
+    lines = [
+        "| Agent | Split | Trials | First trial | Last trial | Gain (interval) | 20th percentile of the last |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for cell in GROUPS[group]:
+        folder = folder_of(cell, root)
+        trained = load_config(folder).env.kwargs["trials"]
+        cases = [(split, trained) for split in SPLITS] if group == "control" else [
+            (split, trials) for split in ("train", "held-out-projections") for trials in (trained, 2 * trained)
+        ]  # fmt: skip
+        for split, trials in cases:
+            path = folder / f"benchmark-{split}-{trials}.json"
+            found = kept(
+                path,
+                lambda folder=folder, split=split, trials=trials: evaluate_adaptation(
+                    folder, split=split, trials=trials, episodes=TASKS, seed=1
+                ),
+            )
+            part = found["sampled"]
+            gain = part["gain"]
+            lines.append(
+                f"| {cell.label} | {split} | {trials} | {part['first']['mean']:.2f} | {part['last']['mean']:.2f} | "
+                f"{gain['mean']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f}) | {part['percentile_20']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def _row(cell: Cell, found: dict[str, Any], form: str) -> str:
+    low, high = (form.format(value) for value in found["interval"])
+    seeds = ", ".join(form.format(value) for value in found["seeds"])
+    ratio = found["mean"] / found["reference"]
+    return (
+        f"| {cell.label} | {form.format(found['mean'])} ({low} to {high}) | {seeds} | "
+        f"{form.format(found['reference'])} | {ratio:.2f} |"
+    )
+
+
+def main() -> None:
+    """Fill the tables, run by run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), metavar="GROUP")
+    parser.add_argument("--run-dir", type=Path, default=Path("runs/meta"))
+    parser.add_argument("--markdown", type=Path, help="write the tables there")
+    parser.add_argument("--table-only", action="store_true", help="train nothing")
+    arguments = parser.parse_args()
+    root = arguments.run_dir
+    for group in [] if arguments.table_only else arguments.groups:
+        for cell in GROUPS[group]:
+            train(cell, root)
+    tables = {"bandits": bandits, "tabular": tabular}
+    parts = [
+        f"### {group}\n\n{tables[group](root) if group in tables else adaptation(group, root)}\n"
+        for group in arguments.groups
+    ]
+    text = "\n".join(parts)
+    if arguments.markdown:
+        arguments.markdown.write_text(text)
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()
