@@ -40,3 +40,4 @@ for _name in _GYMNAX:
 for _name, _reason in _GYMNAX_UNAVAILABLE.items():
     register_unavailable(f"gymnax/{_name}", _reason)
 register_suite("gymnasium", f"{__name__}.gymnasium_env:make_gymnasium")
+register_suite("playground", f"{__name__}.playground_env:make_playground")

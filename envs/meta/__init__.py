@@ -50,6 +50,20 @@ def make_control(
     return Trials(control.make_control(members, split=split, projected=projected), trials=trials)
 
 
+def make_playground(
+    trials: int = 4,
+    members: tuple[str, ...] | None = None,
+    max_steps: int = 250,
+    projected: bool = True,
+    split: str = "train",
+) -> Trials:
+    """DeepMind Control tasks of MuJoCo Playground behind random projections: the suite of the S5 paper."""
+    from . import playground
+
+    suite = playground.make_control_suite(members, max_steps=max_steps, split=split, projected=projected)
+    return Trials(suite, trials=trials)
+
+
 def make_cartpole(trials: int = 16, split: str = "train") -> Trials:
     """The task of the S5 code: one cartpole of 200 steps, its observation mapped by a random 4 x 4 matrix, every trial
     of a meta-episode from the same start."""
@@ -72,5 +86,6 @@ register_env("meta/TabularMDP", f"{_HERE}:make_tabular_mdp")
 register_env("meta/GridNavigation", f"{_HERE}:make_grid_navigation")
 register_env("meta/PointNavigation", f"{_HERE}:make_point_navigation")
 register_env("meta/Control", f"{_HERE}:make_control")
+register_env("meta/Playground", f"{_HERE}:make_playground")
 register_env("meta/CartPole", f"{_HERE}:make_cartpole")
 register_suite("trials", f"{_HERE}:make_trials")
