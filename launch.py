@@ -29,6 +29,7 @@ examples:
   hippodrome train my.yaml --run-dir runs/mine --num-seeds 8
   hippodrome train --resume runs/mine
   hippodrome evaluate runs/mine --episodes 512
+  hippodrome evaluate runs/meta --split held-out-tasks
   hippodrome inspect runs/mine --lags 200
   hippodrome record runs/mine --episodes 512 --out mine.npz
   hippodrome train dreamer --dataset mine.npz
