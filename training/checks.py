@@ -165,7 +165,24 @@ def _env_problems(config: TrainConfig) -> list[Problem]:
     except ConfigError as error:
         return [Problem(each, fields) for each in error.errors]
     found = [Problem(f"env.id={config.env.id!r}: {message}", fields) for message in _unbounded(action_space)]
-    return found + _host_problems(config, env)
+    return found + _host_problems(config, env) + _trial_problems(config, env, params)
+
+
+def _trial_problems(config: TrainConfig, env: Any, params: Any) -> list[Problem]:
+    """A run must be long enough for a meta-episode to end."""
+    from hippodrome.envs.trials import Trials
+
+    if not isinstance(env, Trials):
+        return []
+    longest, each = env.longest_episode(params), config.total_env_steps // config.env.num_envs
+    if longest <= each:
+        return []
+    message = (
+        f"env.id={config.env.id!r}: a meta-episode of up to {longest} steps must fit into the {each} steps of each "
+        f"environment, total_env_steps={config.total_env_steps} / env.num_envs={config.env.num_envs}; raise the "
+        "former, or lower env.num_envs or the trials"
+    )
+    return [Problem(message, ("total_env_steps", "env.num_envs", "env.kwargs"))]
 
 
 def _host_problems(config: TrainConfig, env: Any) -> list[Problem]:

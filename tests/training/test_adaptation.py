@@ -16,8 +16,10 @@ from hippodrome.envs.mixture import MixtureParams
 from hippodrome.envs.trials import Trials
 from hippodrome.training import train
 from hippodrome.training.adaptation import Adaptation, evaluate_adaptation, play_meta_episodes, summarize_adaptation
+from hippodrome.training.config import load_config
 from hippodrome.training.errors import ConfigError
 from hippodrome.training.statistics import nested_interval
+from hippodrome.training.step import initial_state, make_experiment
 from tests.tiny import tiny_config
 
 META = dict(
@@ -159,6 +161,32 @@ def test_evaluation_plays_whole_meta_episodes(run):
 def test_what_cannot_be_evaluated_is_refused(run, words, message, capsys):
     assert launch.main(["evaluate", str(run), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (
+            ["trials=9", "size=3", "horizon=3"],
+            r"a meta-episode of up to 27 steps must fit into the 16 steps of each env",
+        ),
+        (["trials=1", "size=2"], "size=2 must be at least 3"),
+        (["trials=1", "split=test"], "split='test' must be one of train, held-out-tasks"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused_before_training(kwargs, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        train(tiny_config(**{**META, "env__kwargs": kwargs}), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_dreamer_takes_the_same_environments():
+    flags = "--env.id meta/GridNavigation --env.num-envs 4 --agent.num-steps 8 --total-env-steps 1024"
+    config = load_config("dreamer", flags.split())
+    experiment = make_experiment(config)
+    state = jax.eval_shape(lambda: initial_state(experiment, config))
+    after, metrics = jax.eval_shape(experiment.step, state)
+    assert jax.tree.structure(after) == jax.tree.structure(state) and "reconstruction_loss" in metrics
 
 
 def test_an_oracle_must_be_of_a_member(run):
