@@ -40,6 +40,21 @@ class TrialsState(EnvState):
     trial_returns: Float[Array, " K"]
 
 
+@struct.dataclass
+class TaskSet:
+    """Parameters of `Trials` that draw tasks from a finite set, in place of all there are.
+
+    Attributes:
+        inner: parameters of the environment within, from which tasks are made.
+        order: int32 `[n]`; the tasks by number.
+        size: int32; how many of the first are drawn from, evenly.
+    """
+
+    inner: Any
+    order: Int[Array, " n"]
+    size: Int[Array, ""]
+
+
 class Trials(Environment):
     """A meta-episode of trials: a task is drawn once, start states for every trial, and only the last trial ends it.
 
@@ -105,7 +120,15 @@ class Trials(Environment):
     def reset_env(self, key: Key[Array, ""], params: Any) -> tuple[dict, TrialsState]:
         """Draws a task and begins its first trial."""
         task_key, start_key = jax.random.split(key)
+        if isinstance(params, TaskSet):
+            number = params.order[jax.random.randint(task_key, (), 0, params.size)]
+            return self.begin(self.sample_task(self.task_key(number), params.inner), start_key)
         return self.begin(self.sample_task(task_key, params), start_key)
+
+    @staticmethod
+    def task_key(number: Int[Array, ""]) -> Key[Array, ""]:
+        """The key that the task of that number in a finite set is drawn by."""
+        return jax.random.fold_in(jax.random.key(0), number)
 
     def begin(self, task: Any, key: Key[Array, ""]) -> tuple[dict, TrialsState]:
         """Begins a meta-episode of a task that is given."""

@@ -3,6 +3,7 @@
 Legend: `B` environments, `K` start states drawn ahead per environment.
 """
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -82,6 +83,12 @@ class VectorEnv:
         """
         check_batch("action", action, self.action_space, state.episode_length.shape[0])
         return jax.vmap(self._step_one)(state, action)
+
+    def with_params(self, params: Any) -> "VectorEnv":
+        """The same with other parameters, traced ones too, that leave its spaces as they are."""
+        other = copy.copy(self)
+        other.params = params
+        return other
 
     def begin_rollout(self, state: VectorState) -> VectorState:
         """Draws the start states of the next `num_steps` steps; does nothing where resets are cheap."""

@@ -26,8 +26,8 @@ from .rollout import collect, record
 
 SHARD_AXIS = "shards"
 
-# From the training state, two keys and the global index of the first environment: the fields of the state that change,
-# the metrics, and what came of the actions.
+# From the environments, the training state, two keys and the global index of the first environment: the fields of the
+# state that change, the metrics, and what came of the actions.
 Advance = Callable[..., tuple[dict[str, Any], dict[str, Array], Outcome]]
 
 
@@ -60,8 +60,8 @@ def on_policy(
 
 def from_replay(
     agent: Any,
-    envs: VectorEnv,
     buffer: ReplayBuffer,
+    envs: VectorEnv,
     state: Any,
     rollout_key: Key[Array, ""],
     learn_key: Key[Array, ""],
@@ -102,6 +102,7 @@ def from_replay(
 def from_dataset(
     agent: Any,
     buffer: ReplayBuffer,
+    envs: VectorEnv,
     state: Any,
     rollout_key: Key[Array, ""],
     learn_key: Key[Array, ""],
@@ -113,7 +114,7 @@ def from_dataset(
 
     No episode ends, so the best parameters are the newest.
     """
-    del rollout_key, first_env
+    del envs, rollout_key, first_env
     learner, replay, metrics = _learn_from(agent, buffer, state, state.replay, learn_key, updates_per_step)
     best = dataclasses.replace(state.best, params=learner.params, update=state.update)
     nothing = jnp.zeros(0)

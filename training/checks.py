@@ -173,7 +173,13 @@ def _trial_problems(config: TrainConfig, env: Any, params: Any) -> list[Problem]
     from hippodrome.envs.trials import Trials
 
     if not isinstance(env, Trials):
-        return []
+        if config.curriculum.kind == "none":
+            return []
+        message = (
+            f"curriculum.kind={config.curriculum.kind} needs an environment of meta-episodes, such as meta/Control or "
+            f"trials/{config.env.id}; env.id={config.env.id!r} has one task"
+        )
+        return [Problem(message, ("curriculum.kind", "env.id"))]
     longest, each = env.longest_episode(params), config.total_env_steps // config.env.num_envs
     if longest <= each:
         return []

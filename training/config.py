@@ -20,11 +20,12 @@ from .checks import build_env, check_config
 from .errors import ConfigError, unknown_name
 from .overrides import parse_overrides, switch_env, switch_kinds, take_early
 from .plugins import load_plugins
-from .schema import CheckpointConfig, EnvConfig, EvaluationConfig, LogConfig, TrainConfig
+from .schema import CheckpointConfig, CurriculumConfig, EnvConfig, EvaluationConfig, LogConfig, TrainConfig
 from .validation import validate
 
 __all__ = [
     "CheckpointConfig",
+    "CurriculumConfig",
     "EnvConfig",
     "EvaluationConfig",
     "LogConfig",

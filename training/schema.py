@@ -2,12 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,25 @@ class LogConfig:
     tensorboard: bool = True
 
 
+@dataclass(frozen=True)
+class CurriculumConfig:
+    """Which tasks of meta-episodes are trained on; see `hippodrome.training.curriculum`.
+
+    Attributes:
+        kind: all of them, or "space": of a finite set those whose value grows, more as it stops growing.
+        num_tasks: size of that set.
+        every_updates: updates between two choices.
+        threshold: relative change of the mean value below which it is taken to stand still.
+        step: tasks to begin with, and to add then.
+    """
+
+    kind: Literal["none", "space"] = "none"
+    num_tasks: PositiveInt = 128
+    every_updates: PositiveInt = 10
+    threshold: NonNegativeFloat = 0.1
+    step: PositiveInt = 8
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run. A run folder's config.yaml is one of these, with every field resolved.
@@ -89,6 +109,7 @@ class TrainConfig:
         init_from: run folder whose final parameters the run begins with.
         dataset: file of recorded episodes to learn from instead of acting, updating as often as the agent's train_ratio
             asks for `total_env_steps`.
+        curriculum: which tasks of meta-episodes are trained on.
         import_modules: packages imported first, which register memories, environments or agents.
         checkpoint: how often the whole training state is saved.
         evaluation: how the agent is evaluated.
@@ -107,6 +128,7 @@ class TrainConfig:
     stop_at_return: float | None = None
     init_from: str | None = None
     dataset: str | None = None
+    curriculum: CurriculumConfig = dataclasses.field(default_factory=CurriculumConfig)
     import_modules: tuple[str, ...] = ()
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)

@@ -19,6 +19,7 @@ from hippodrome.envs import Outcome, VectorEnv, VectorState, environment_keys, v
 
 from .advance import SHARD_AXIS, Advance, from_dataset, from_replay, on_policy, replay_ratio
 from .checks import build_env
+from .curriculum import Curriculum
 from .dataset import About
 from .errors import ConfigError
 from .offline import offline_buffer, offline_replay
@@ -58,6 +59,7 @@ class TrainState:
             the state stays as it was before that update.
         failed_metric: int32; which of `watched_metrics` it was.
         best: see `Best`.
+        curriculum: see `CurriculumState`; () where all tasks are trained on.
         replay: see `Replay`, for agents that learn from it; with several shards, leaves lead with them.
     """
 
@@ -69,6 +71,7 @@ class TrainState:
     failed_update: Int[Array, "..."]
     failed_metric: Int[Array, "..."]
     best: Best
+    curriculum: Any = ()
     replay: Any = ()
 
 
@@ -144,7 +147,7 @@ def make_experiment(config: Any, about: About | None = None) -> Experiment:
     advance: Advance
     if buffer is None:
         learner_agent = build_agent(axis_name, shards_here)
-        advance = partial(on_policy, learner_agent, envs, num_steps=num_steps, bootstrap_truncation=bootstrap)
+        advance = partial(on_policy, learner_agent, num_steps=num_steps, bootstrap_truncation=bootstrap)
     else:
         ratio = replay_ratio(config.agent.train_ratio, steps_per_update, buffer) / config.num_shards
         if about is not None:
@@ -156,11 +159,13 @@ def make_experiment(config: Any, about: About | None = None) -> Experiment:
                 sharding["num_shards"] = shards_here
             learner_agent = build_agent(sharding.get("axis_name"), 1)
             advance = partial(
-                from_replay, learner_agent, envs, buffer, num_steps=num_steps, updates_per_step=ratio, **sharding
+                from_replay, learner_agent, buffer, num_steps=num_steps, updates_per_step=ratio, **sharding
             )
 
+    curriculum = None if config.curriculum.kind == "none" else Curriculum(config.curriculum, envs)
+
     def train_step(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-        return _train_step(advance, state, axis_name)
+        return _train_step(agent, envs, advance, curriculum, state, axis_name)
 
     step = jax.vmap(train_step) if config.num_seeds > 1 else train_step
     place = jax.device_put
@@ -173,7 +178,7 @@ def make_experiment(config: Any, about: About | None = None) -> Experiment:
         )
         place = partial(_place, mesh, partition)
     return Experiment(
-        init=lambda key: _init(agent, envs, new_replay, key, num_envs),
+        init=lambda key: _init(agent, envs, new_replay, curriculum, key, num_envs),
         step=step,
         place=place,
         agent=agent,
@@ -199,16 +204,26 @@ def initial_state(experiment: Experiment, config: Any) -> TrainState:
 
 
 def _init(
-    agent: Agent, envs: VectorEnv, new_replay: Callable[..., Any] | None, key: Key[Array, ""], num_envs: int
+    agent: Agent,
+    envs: VectorEnv,
+    new_replay: Callable[..., Any] | None,
+    curriculum: Curriculum | None,
+    key: Key[Array, ""],
+    num_envs: int,
 ) -> TrainState:
     key, learner_key, env_key = jax.random.split(key, 3)
     learner = agent.init(learner_key, num_envs)
+    contexts: Any = ()
+    if curriculum is not None:
+        contexts = curriculum.init(jax.random.fold_in(env_key, num_envs))
+        envs = curriculum.environments(contexts)
     envs_state = envs.reset(environment_keys(env_key, 0, num_envs))
     carry = agent.initial_carry(num_envs)
     return TrainState(
         learner=learner,
         envs=envs_state,
         carry=carry,
+        curriculum=contexts,
         replay=() if new_replay is None else new_replay(replay_step(envs_state.timestep), carry),
         key=key,
         update=jnp.zeros((), jnp.int32),
@@ -225,14 +240,27 @@ def _sharded_replay(buffer: ReplayBuffer, num_shards: int, step: ReplayStep, car
     return jax.vmap(buffer.init)(*split_environments((step, carry), num_shards, axis=0))
 
 
-def _train_step(advance: Advance, state: TrainState, axis_name: str | None) -> tuple[TrainState, dict[str, Array]]:
+def _train_step(
+    agent: Agent,
+    envs: VectorEnv,
+    advance: Advance,
+    curriculum: Curriculum | None,
+    state: TrainState,
+    axis_name: str | None,
+) -> tuple[TrainState, dict[str, Array]]:
     """Act and learn, keep the best, and stand still once something is not finite."""
     key, rollout_key, learn_key = jax.random.split(state.key, 3)
     num_envs = state.envs.timestep.reset.shape[0]
     first_env = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_envs
-    changes, metrics, outcome = advance(state, rollout_key, learn_key, first_env=first_env)
+    if curriculum is not None:
+        envs = curriculum.environments(state.curriculum)
+    changes, metrics, outcome = advance(envs, state, rollout_key, learn_key, first_env=first_env)
     statistics = _episode_statistics(outcome, axis_name)
     changes = {"best": _better(state, statistics), **changes}
+    if curriculum is not None:
+        params = changes["learner"].params
+        changes["curriculum"] = curriculum.after_update(state.curriculum, agent, params, state.update)
+        metrics["curriculum_size"] = changes["curriculum"].size.astype(jnp.float32)
     new = dataclasses.replace(state, **changes, key=key, update=state.update + 1)
 
     # Metrics of a step that learnt nothing, as before replay holds a window, are nan and no failure.
@@ -299,6 +327,7 @@ def _partition(agent: Agent, split: PartitionSpec) -> Any:
         failed_update=same,
         failed_metric=same,
         best=same,
+        curriculum=same,
         replay=split,
     )
 

@@ -80,7 +80,8 @@ class PlaygroundAdapter(Environment):
 
     def step_env(self, key: Key[Array, ""], state: PlaygroundState, action: Any, params: EnvParams):
         """Takes one action, never resets."""
-        inner = self.env.step(state.inner, action)
+        # Playground writes into the dicts of the state it is given.
+        inner = self.env.step(jax.tree.map(lambda leaf: leaf, state.inner), action)
         reward = jnp.asarray(inner.reward, jnp.float32)
         return inner.obs, PlaygroundState(state.time + 1, inner), reward, inner.done > 0.5, {}
 

@@ -47,7 +47,7 @@ def test_the_updates_are_as_many_as_the_ratio_says_once_there_is_a_window(ratio)
         BUFFER.init(replay_step(state.timestep), jnp.zeros(B)),
         jnp.zeros((), jnp.int32),
     )
-    step = jax.jit(partial(from_replay, idle_agent(), envs, BUFFER, num_steps=T, updates_per_step=ratio, first_env=0))
+    step = jax.jit(partial(from_replay, idle_agent(), BUFFER, envs, num_steps=T, updates_per_step=ratio, first_env=0))
     counts = []
     for update in range(12):
         changes, metrics, _ = step(state, jax.random.key(update), jax.random.key(100 + update))
@@ -68,7 +68,7 @@ def test_nothing_is_learnt_before_replay_holds_a_window():
         BUFFER.init(replay_step(state.timestep), jnp.zeros(B)), jnp.zeros((), jnp.int32),
     )  # fmt: skip
     changes, metrics, _ = jax.jit(
-        partial(from_replay, idle_agent(), envs, BUFFER, num_steps=2, updates_per_step=Fraction(5), first_env=0)
+        partial(from_replay, idle_agent(), BUFFER, envs, num_steps=2, updates_per_step=Fraction(5), first_env=0)
     )(state, jax.random.key(0), jax.random.key(1))
     assert metrics["learner_updates"] == 0 and np.isnan(metrics["loss"]) and metrics["replay_steps"] == 3 * B
     assert int(changes["learner"].updates) == 0

@@ -146,7 +146,9 @@ def test_a_metric_that_is_not_finite_fails_the_update_though_the_parameters_are_
     outcome = Outcome(jnp.zeros((1, 8)), ended, ended, None, jnp.zeros((1, 8)), jnp.zeros((1, 8), jnp.int32))
     state = dataclasses.replace(state, learner=Learner(jnp.ones(())), best=Best(jnp.ones(()), *([jnp.zeros(())] * 2)))
     after, seen = jax.jit(
-        lambda state: _train_step(lambda *_, **__: ({"learner": Learner(params)}, metrics, outcome), state, None)
+        lambda state: _train_step(
+            None, None, lambda *_, **__: ({"learner": Learner(params)}, metrics, outcome), None, state, None
+        )
     )(state)
     assert (int(after.failed_update) >= 0) == (failed is not None)
     if failed is not None:
