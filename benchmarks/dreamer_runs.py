@@ -107,7 +107,7 @@ GROUPS: dict[str, list[Cell]] = {
     "gates": [
         cell("block-GRU, recurrent posterior", "dreamer-empty-room"),
         cell("S5, parallel posterior", "dreamer"),
-        cell("S5, parallel posterior, train_ratio 1024", "dreamer-few-steps"),
+        cell("S5, parallel posterior, train_ratio 512", "dreamer-few-steps"),
         cell("S5, parallel posterior", "dreamer-repeat-previous"),
         cell("S5, parallel posterior", "dreamer-memory-chain"),
     ],
@@ -121,6 +121,10 @@ GROUPS: dict[str, list[Cell]] = {
         cell(f"actor_input {choice}", config, "--agent.actor-input", choice, steps=steps)
         for config, steps in (("dreamer-repeat-previous", 40_000), ("dreamer", 20_000))
         for choice in ("full", "output", "hidden")
+    ],
+    "small-vectors": [
+        cell(f"reconstruction_coef {coef}", "dreamer-few-steps", "--agent.reconstruction-coef", coef)
+        for coef in ("300", "30", "1")
     ],
     "small-rewards": [
         cell(f"reward_unit {unit}", "dreamer-repeat-previous", "--agent.reward-unit", unit, steps=40_000)
