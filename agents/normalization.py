@@ -51,6 +51,6 @@ def normalize(
     return jnp.clip((value - statistics.mean) * jax.lax.rsqrt(statistics.variance + epsilon), -clip, clip)
 
 
-def pmean(tree: Any, axis_name: str | None) -> Any:
-    """The mean over the devices of `axis_name`; `tree` itself where None."""
+def pmean(tree: Any, axis_name: str | tuple[str, ...] | None) -> Any:
+    """The mean over the axis, or axes, of that name; `tree` itself where None."""
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)

@@ -55,6 +55,7 @@ class Mixture(Environment):
         self.members = dict(members)
         self.names = tuple(self.members)
         self._envs = tuple(self.members.values())
+        self.can_truncate = any(env.can_truncate for env in self._envs)
         self._spaces = [
             (env.observation_space(params), env.action_space(params))
             for env, params in ((env, env.default_params) for env in self._envs)
@@ -69,11 +70,6 @@ class Mixture(Environment):
         # What the other members' states are while one is played.
         defaults = tuple(env.default_params for env in self._envs)
         self._states = jax.eval_shape(self._reset_all, jax.random.key(0), defaults)
-
-    @property
-    def can_truncate(self) -> bool:
-        """Whether a member can."""
-        return any(env.can_truncate for env in self._envs)
 
     @property
     def name(self) -> str:

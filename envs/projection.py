@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
@@ -31,8 +32,8 @@ class ProjectionParams(EnvParams):
     """
 
     inner: Any = None
-    observation: Float[Array, "N n"] = 0.0
-    action: Array = 0
+    observation: Any = 0.0
+    action: Any = 0
 
 
 class Projection(Environment):
@@ -69,16 +70,23 @@ class Projection(Environment):
     ):
         check_split(split, projected=True)
         self.env = env
+        self.can_truncate = env.can_truncate
         self.split = split
         self.identity = identity
         self.actions = actions
         params = env.default_params
         self._observed = env.observation_space(params)
-        self._acted = env.action_space(params)
-        if not isinstance(self._acted, Box | Discrete):
-            raise ValueError(f"action space {self._acted!r} of {env.name} must be one Box or Discrete to be projected")
+        self._acted: Any = env.action_space(params)
+        if isinstance(self._acted, Discrete):
+            self._actions = self._acted.n
+        elif isinstance(self._acted, Box) and np.isfinite([self._acted.low, self._acted.high]).all():
+            self._actions = math.prod(self._acted.shape)
+        else:
+            raise ValueError(
+                f"action space {self._acted!r} of {env.name} must be one Box with finite bounds, or Discrete, to be "
+                "projected"
+            )
         self._width = space_width(self._observed)
-        self._actions = self._acted.n if isinstance(self._acted, Discrete) else math.prod(self._acted.shape)
         self.observation_size = self._width if observation_size is None else observation_size
         self.action_size = self._actions if action_size is None else action_size
         for what, size, least, space in (
@@ -89,11 +97,6 @@ class Projection(Environment):
                 raise ValueError(
                     f"{what}={size} is narrower than {env.name}: its space {space!r} has {least}; give at least that"
                 )
-
-    @property
-    def can_truncate(self) -> bool:
-        """As the environment within."""
-        return self.env.can_truncate
 
     @property
     def name(self) -> str:

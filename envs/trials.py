@@ -85,7 +85,8 @@ class Trials(Environment):
     ):
         if (trials is None) == (steps is None):
             raise ValueError(f"exactly one of trials={trials} and steps={steps} must be given, the other be None")
-        if (trials or steps or 0) < 1:
+        self._most = (trials if steps is None else steps) or 0
+        if self._most < 1:
             given = f"trials={trials}" if steps is None else f"steps={steps}"
             raise ValueError(f"{given} must be at least 1")
         self.env = env
@@ -107,11 +108,11 @@ class Trials(Environment):
 
     def longest_episode(self, params: Any) -> int:
         """Steps of a meta-episode at most."""
-        return self.steps if self.steps is not None else self.trials * longest_episode(self.env, params)
+        return self._most * longest_episode(self.env, params) if self.steps is None else self.steps
 
     def most_trials(self) -> int:
         """K: trials in a meta-episode at most; where the number of steps is given, one for each step."""
-        return self.trials if self.trials is not None else self.steps
+        return self._most
 
     def sample_task(self, key: Key[Array, ""], params: Any) -> Any:
         """Parameters of a task; `reset_env` draws one itself."""
@@ -155,7 +156,7 @@ class Trials(Environment):
         trial_return = state.trial_return + reward
         row = jnp.where(ended, state.trial, self.most_trials())  # out of range and dropped while a trial goes on
         trial, time = state.trial + ended, state.time + 1
-        done = trial >= self.trials if self.steps is None else time >= self.steps
+        done = trial >= self._most if self.steps is None else time >= self.steps
         # What a meta-episode ended with is shown as it is.
         starts = ended & ~done
         fresh = self.env.reset_env(state.start_key if self.same_start else reset_key, state.task)

@@ -84,7 +84,7 @@ def play_meta_episodes(
         state = jax.vmap(partial(jax.tree.map, jnp.where), in_axes=(0, 0, 0))(_like(done, state), state, reached)
         return (state, timestep, carry, done | ended), None
 
-    loop = (state, timestep, agent.initial_carry(num_episodes), jnp.zeros(num_episodes, bool))
+    loop: Any = (state, timestep, agent.initial_carry(num_episodes), jnp.zeros(num_episodes, bool))
     (state, *_), _ = jax.lax.scan(act, loop, jnp.arange(env.longest_episode(given)))
     return Adaptation(state.trial_returns, state.trial, state.task)
 
@@ -196,9 +196,9 @@ def summarize_adaptation(played: Adaptation, names: Sequence[str], best: dict[st
     finished = int(played.trials.min())
     if finished == 0:
         raise ConfigError("no trial was finished; give more trials, or more steps")
-    returns = played.trial_returns[..., :finished].astype(np.float64)
-    summary = {**_summary(returns), "tasks": {}}
-    member = _member(played.task)
+    returns = np.asarray(played.trial_returns, np.float64)[..., :finished]
+    summary: dict[str, Any] = {**_summary(returns), "tasks": {}}
+    member: Any = played.task.member if isinstance(played.task, MixtureParams) else []
     for index, name in enumerate(names):
         chosen = [rows[rows_member == index] for rows, rows_member in zip(returns, member, strict=True)]
         number = min(map(len, chosen))
@@ -261,10 +261,6 @@ def _seeds_lead(params: Any, num_seeds: int) -> Any:
 
 def _member_names(env: Trials) -> tuple[str, ...]:
     return getattr(env.env, "names", ())
-
-
-def _member(task: Any) -> np.ndarray | None:
-    return np.asarray(task.member) if isinstance(task, MixtureParams) else None
 
 
 def _oracles(folders: Sequence[str | Path], names: Sequence[str]) -> list[tuple[str, Path]]:

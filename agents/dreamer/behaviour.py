@@ -146,7 +146,11 @@ def _critic_loss(agent, logits, targets, slow_critic, features):
 
 
 def percentile_range(
-    low: Float[Array, ""], high: Float[Array, ""], returns: Float[Array, "H M"], rate: float, axis_name: str | None
+    low: Float[Array, ""],
+    high: Float[Array, ""],
+    returns: Float[Array, "H M"],
+    rate: float,
+    axis_name: str | tuple[str, ...] | None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The averages of the 5th and 95th percentile of the returns, moved towards those of this batch."""
     now = pmean(jnp.percentile(returns, jnp.array([5.0, 95.0])), axis_name)

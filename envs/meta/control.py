@@ -164,7 +164,7 @@ class Varied(Environment):
 
     def observation_space(self, params: VariedParams) -> Box:
         """gymnax's without what is hidden."""
-        space = self.env.observation_space(self.default_params.inner)
+        space: Any = self.env.observation_space(self.default_params.inner)
         shown = space.shape[0] - self._rules.hidden
         return Box(-jnp.inf, jnp.inf, (shown,))
 

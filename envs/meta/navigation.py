@@ -3,6 +3,8 @@
 The goal is the task: once found, it is where it was in the next trial.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,7 @@ _MOVES = jnp.array([(0, 0), (-1, 0), (0, 1), (1, 0), (0, -1)])
 class GridParams(EnvParams):
     """Attributes: `goal`, int32 (row, column)."""
 
-    goal: Int[Array, " 2"] = 0
+    goal: Int[Array, " 2"] | int = 0
 
 
 @struct.dataclass
@@ -66,7 +68,7 @@ class GridNavigation(Environment):
     def sample_task(self, key: Key[Array, ""], params: GridParams) -> GridParams:
         """Draws the goal."""
         goals = jnp.asarray(self.goals, jnp.int32)
-        return params.replace(goal=goals[jax.random.randint(key, (), 0, len(goals))])
+        return dataclasses.replace(params, goal=goals[jax.random.randint(key, (), 0, len(goals))])
 
     def reset_env(self, key: Key[Array, ""], params: GridParams) -> tuple[Int[Array, " 2"], GridState]:
         """The lower left corner."""
@@ -134,7 +136,8 @@ class PointNavigation(Environment):
 
     def sample_task(self, key: Key[Array, ""], params: PointParams) -> PointParams:
         """Draws the goal's angle."""
-        return params.replace(**self.ranges.sample(key, held_out=holds_out_tasks(self.split)))
+        drawn = self.ranges.sample(key, held_out=holds_out_tasks(self.split))
+        return dataclasses.replace(params, angle=drawn["angle"])
 
     def reset_env(self, key: Key[Array, ""], params: PointParams) -> tuple[Float[Array, " 2"], PointState]:
         """The origin."""

@@ -27,7 +27,8 @@ def make_control_suite(
 
     def build(name: str) -> Projection:
         env = make_playground(name, max_steps)
-        sizes = {"observation_size": OBSERVATION_SIZE, "action_size": ACTION_SIZE}
-        return Projection(env, **sizes, split=split, identity=not projected)
+        return Projection(
+            env, observation_size=OBSERVATION_SIZE, action_size=ACTION_SIZE, split=split, identity=not projected
+        )
 
     return Mixture({name: build(name) for name in names})

@@ -1,9 +1,12 @@
 """Random tabular Markov decision processes (Osband et al. 2013; Duan et al. 2016, RL^2, section 3.2)."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from hippodrome.envs.core import Environment, EnvParams, EnvState
 from hippodrome.envs.spaces import Discrete
@@ -19,8 +22,8 @@ class TabularMDPParams(EnvParams):
         reward: float32 `[S, A]`; mean reward.
     """
 
-    transition: Float[Array, "S A S"] = 0.0
-    reward: Float[Array, "S A"] = 0.0
+    transition: Any = 0.0
+    reward: Any = 0.0
 
 
 @struct.dataclass
@@ -66,7 +69,8 @@ class TabularMDP(Environment):
         transition_key, reward_key = jax.random.split(key)
         # Dirichlet(1, ..., 1) is exponential variables over their sum.
         weight = jax.random.exponential(transition_key, (self.states, self.actions, self.states))
-        return params.replace(
+        return dataclasses.replace(
+            params,
             transition=weight / weight.sum(-1, keepdims=True),
             reward=1.0 + jax.random.normal(reward_key, (self.states, self.actions)),
         )

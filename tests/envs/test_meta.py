@@ -20,6 +20,13 @@ from hippodrome.envs.splits import Ranges, around, seeded_key
 KEY = jax.random.key(7)
 
 
+class Unbounded(PointNavigation):
+    """Its actions have no bounds."""
+
+    def action_space(self, params):
+        return Box(-np.inf, np.inf, (2,))
+
+
 def tasks(env, number, seed=0):
     """Tasks of an environment, stacked."""
     keys = jax.random.split(jax.random.key(seed), number)
@@ -137,6 +144,7 @@ def test_padding_is_no_projection():
             ),
             "but a has .* and b has",
         ),
+        (lambda: Projection(Unbounded()), r"action space Box\(-inf, inf.* must be one Box with finite bounds, or Disc"),
         (lambda: Mixture({}), "at least one environment"),
         (lambda: make("meta/Bandit", split="held-out-both"), "must be one of train, held-out-tasks$"),
         (lambda: make("meta/Control", members=("walker",)), r"members=\['walker'\] must be of pendulum"),
