@@ -44,7 +44,7 @@ def memory(kind: str, *flags: str) -> tuple[str, ...]:
 
 GROUPS = {
     "bandits": [Cell("S5", "meta-bandit")],
-    "tabular": [Cell("Gated DeltaNet", "meta-tabular")],
+    "tabular": [Cell("GRU", "meta-tabular")],
     "control": [
         Cell("S5", "meta-control"),
         Cell("Mamba", "meta-control", memory("mamba")),

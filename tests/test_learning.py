@@ -56,7 +56,7 @@ def test_dreamer_remembers_a_bit_for_31_steps(tmp_path):
 
 
 def test_dreamer_needs_a_fifth_of_the_steps_of_ppo(tmp_path):
-    """PPO with four environments needs 15,360 (docs/results.md); a policy solves it that holds .95 three times running."""
+    """PPO with four environments needs 15,360 (docs/results.md) until three evaluations in a row reach .95."""
     flags = ("--evaluation.every-updates", "16", "--evaluation.episodes", "64")
     run = tmp_path / "run"
     trained(tmp_path, "dreamer-few-steps", *flags)
