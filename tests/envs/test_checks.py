@@ -37,4 +37,6 @@ def test_a_bare_gymnax_environment_is_sent_to_the_adapter():
     ],
 )
 def test_every_environment_conforms(env_id):
+    if env_id == "meta/Playground":
+        pytest.importorskip("mujoco_playground")
     check_env(make(env_id), num_steps=1100)
