@@ -161,7 +161,7 @@ def test_the_same_windows_carries_and_keys_make_the_same_update_as_online(tmp_pa
     )
 
     def online(ratio):
-        step = partial(from_replay, agent, envs, BUFFER, num_steps=12, updates_per_step=Fraction(ratio), first_env=0)
+        step = partial(from_replay, agent, BUFFER, envs, num_steps=12, updates_per_step=Fraction(ratio), first_env=0)
         return jax.jit(step)(state, jax.random.key(1), jax.random.key(2))
 
     # Twelve steps in six episodes of two: eighteen observations. Once without an update, once with five.
@@ -185,7 +185,7 @@ def test_the_same_windows_carries_and_keys_make_the_same_update_as_online(tmp_pa
     assert filled.replay.count.tolist() == [18] and not np.asarray(filled.replay.carries).any()
 
     filled = filled.replace(replay=filled.replay.replace(carries=replay.carries[:9]))
-    step = partial(from_dataset, agent, buffer, updates_per_step=Fraction(5), first_env=0)
+    step = partial(from_dataset, agent, buffer, envs, updates_per_step=Fraction(5), first_env=0)
     found, found_metrics, nothing = jax.jit(step)(filled, jax.random.key(8), jax.random.key(2))
     assert_identical(found["learner"], expected["learner"])
     assert_identical(found_metrics, metrics)
