@@ -29,7 +29,9 @@ def test_every_environment_passes_it(env_id):
 
 
 def test_every_environment_is_registered():
-    names = {gymnasium_id(env_id) for env_id in list_envs()}
+    # Other tests register environments of their own.
+    suites = ("popgym", "popgym-paper", "gymnax", "hippodrome", "meta")
+    names = {gymnasium_id(env_id) for env_id in list_envs() if env_id.partition("/")[0] in suites}
     assert {"hippodrome/popgym.RepeatPreviousEasy", "hippodrome/gymnax.CartPole-v1", "hippodrome/Empty-5x5"} <= names
     assert names <= set(gymnasium.registry)
 
