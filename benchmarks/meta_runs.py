@@ -100,46 +100,39 @@ def totals(folder: Path) -> tuple[np.ndarray, Any]:
 
 def bandits(root: Path) -> str:
     """Regret beside Thompson sampling's."""
-    lines = ["| Agent | Regret (interval) | Each seed | Thompson sampling | Ratio |", "|---|---:|---|---:|---:|"]
-    for cell in GROUPS["bandits"]:
-        folder = folder_of(cell, root)
 
-        def measure(folder: Path = folder) -> dict[str, Any]:
-            returns, tasks = totals(folder)
-            config = load_config(folder)
-            steps = config.env.kwargs["steps"]
-            # Rewards stand for the chances of the arms pulled: the same on average.
-            regret = steps * np.asarray(tasks.chances).max(-1) - returns
-            reference = bandit_reference(config.env.kwargs["arms"], steps, 20 * TASKS)[0]
-            return {
-                "mean": float(regret.mean()),
-                "interval": nested_interval(regret),
-                "seeds": regret.mean(-1).tolist(),
-                "reference": reference,
-            }
+    def measure(config: Any, returns: np.ndarray, tasks: Any) -> tuple[np.ndarray, float]:
+        steps, arms = config.env.kwargs["steps"], config.env.kwargs["arms"]
+        # Rewards stand for the chances of the arms pulled: the same on average.
+        regret = steps * np.asarray(tasks.chances).max(-1) - returns
+        return regret, bandit_reference(arms, steps, 20 * TASKS)[0]
 
-        found = kept(folder / "benchmark.json", measure)
-        lines.append(_row(cell, found, "{:.2f}"))
-    return "\n".join(lines)
+    return beside("bandits", "Regret", "Thompson sampling", measure, root)
 
 
 def tabular(root: Path) -> str:
     """Returns beside posterior sampling's."""
-    lines = ["| Agent | Return (interval) | Each seed | PSRL | Ratio |", "|---|---:|---|---:|---:|"]
-    for cell in GROUPS["tabular"]:
+
+    def measure(config: Any, returns: np.ndarray, tasks: Any) -> tuple[np.ndarray, float]:
+        del tasks
+        return returns, tabular_reference(config.env.kwargs["trials"], 4 * TASKS)["PSRL"][0]
+
+    return beside("tabular", "Return", "PSRL", measure, root)
+
+
+def beside(group: str, what: str, reference: str, measure: Any, root: Path) -> str:
+    """A table of a group: `measure(config, returns, tasks)` gives the numbers `[S, E]` and the reference's mean."""
+    lines = [f"| Agent | {what} (interval) | Each seed | {reference} | Ratio |", "|---|---:|---|---:|---:|"]
+    for cell in GROUPS[group]:
         folder = folder_of(cell, root)
 
-        def measure(folder: Path = folder) -> dict[str, Any]:
-            returns, _ = totals(folder)
-            trials = load_config(folder).env.kwargs["trials"]
-            return {
-                "mean": float(returns.mean()),
-                "interval": nested_interval(returns),
-                "seeds": returns.mean(-1).tolist(),
-                "reference": tabular_reference(trials, 4 * TASKS)["PSRL"][0],
-            }
+        def find(folder: Path = folder) -> dict[str, Any]:
+            values, expected = measure(load_config(folder), *totals(folder))
+            seeds = values.mean(-1).tolist()
+            interval = nested_interval(values)
+            return {"mean": float(values.mean()), "interval": interval, "seeds": seeds, "reference": expected}
 
-        lines.append(_row(cell, kept(folder / "benchmark.json", measure), "{:.1f}"))
+        lines.append(_row(cell, kept(folder / "benchmark.json", find)))
     return "\n".join(lines)
 
 
@@ -172,13 +165,13 @@ def adaptation(group: str, root: Path) -> str:
     return "\n".join(lines)
 
 
-def _row(cell: Cell, found: dict[str, Any], form: str) -> str:
-    low, high = (form.format(value) for value in found["interval"])
-    seeds = ", ".join(form.format(value) for value in found["seeds"])
+def _row(cell: Cell, found: dict[str, Any]) -> str:
+    low, high = found["interval"]
+    seeds = ", ".join(f"{value:.2f}" for value in found["seeds"])
     ratio = found["mean"] / found["reference"]
     return (
-        f"| {cell.label} | {form.format(found['mean'])} ({low} to {high}) | {seeds} | "
-        f"{form.format(found['reference'])} | {ratio:.2f} |"
+        f"| {cell.label} | {found['mean']:.2f} ({low:.2f} to {high:.2f}) | {seeds} | {found['reference']:.2f} | "
+        f"{ratio:.2f} |"
     )
 
 

@@ -164,10 +164,14 @@ class Outcome:
         return self.terminated | self.truncated
 
 
-def longest_episode(env: Environment, params: Any) -> int:
-    """Steps of an episode at most: `env.longest_episode(params)` where it has one, else the parameters' limit."""
+def longest_episode(env: Any, params: Any) -> int | None:
+    """Steps of an episode at most: `env.longest_episode(params)` where it has one, else the parameters' limit.
+
+    None where there is no limit.
+    """
     own = getattr(env, "longest_episode", None)
-    return int(own(params)) if own is not None else int(params.max_steps_in_episode)
+    limit = getattr(params, "max_steps_in_episode", None) if own is None else own(params)
+    return None if limit is None else int(limit)
 
 
 def null_action(space: Space) -> Any:

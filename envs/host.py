@@ -63,6 +63,12 @@ class HostEnvironment(Environment):
         self.reset_env(key, params)
 
 
+def require_in_jax(env: Any, what: str) -> None:
+    """Raise ValueError for an environment that steps on the host, where `what` is made of those that step in JAX."""
+    if isinstance(env, HostEnvironment):
+        raise ValueError(f"{env.name} steps on the host; {what} are made of environments that step in JAX")
+
+
 class HostVectorEnv(VectorEnv):
     """Copies of an environment on the host, stepped together by ordered callbacks of the compiled program.
 

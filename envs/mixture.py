@@ -13,6 +13,7 @@ from flax import struct
 from jaxtyping import Array, Int, Key
 
 from .core import Environment, EnvParams, EnvState, longest_episode
+from .host import require_in_jax
 from .spaces import Space
 
 
@@ -52,6 +53,8 @@ class Mixture(Environment):
     def __init__(self, members: Mapping[str, Environment]):
         if not members:
             raise ValueError("members must hold at least one environment")
+        for env in members.values():
+            require_in_jax(env, "mixtures")
         self.members = dict(members)
         self.names = tuple(self.members)
         self._envs = tuple(self.members.values())
@@ -81,9 +84,11 @@ class Mixture(Environment):
         """The first member's default task."""
         return self._task(jnp.zeros((), jnp.int32), tuple(env.default_params for env in self._envs))
 
-    def longest_episode(self, params: MixtureParams) -> int:
-        """Steps of an episode at most, of whichever member."""
-        return max(longest_episode(env, part) for env, part in zip(self._envs, params.members, strict=True))
+    def longest_episode(self, params: MixtureParams) -> int | None:
+        """Steps of an episode at most, of whichever member; None where one has no limit."""
+        limits = [longest_episode(env, part) for env, part in zip(self._envs, params.members, strict=True)]
+        known = [limit for limit in limits if limit is not None]
+        return max(known) if len(known) == len(limits) else None
 
     def sample_task(self, key: Key[Array, ""], params: MixtureParams) -> MixtureParams:
         """Draws which environment, and a task of it."""

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from .core import Environment, EnvParams, longest_episode
 from .encoding import encode, space_width
+from .host import require_in_jax
 from .spaces import Box, Discrete, Space
 from .splits import check_split, holds_out_projections, seeded_key
 
@@ -69,6 +70,7 @@ class Projection(Environment):
         actions: bool = True,
     ):
         check_split(split, projected=True)
+        require_in_jax(env, "projections")
         self.env = env
         self.can_truncate = env.can_truncate
         self.split = split
@@ -108,7 +110,7 @@ class Projection(Environment):
         """The default task, padded and not projected."""
         return self._task(self.env.default_params, *self._padding())
 
-    def longest_episode(self, params: ProjectionParams) -> int:
+    def longest_episode(self, params: ProjectionParams) -> int | None:
         """Steps of an episode at most."""
         return longest_episode(self.env, params.inner)
 

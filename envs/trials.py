@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from .core import Environment, EnvState, longest_episode
 from .encoding import encode_action, space_width
+from .host import require_in_jax
 from .spaces import Box, Dict, Discrete, Space, flat_spaces
 
 
@@ -74,8 +75,8 @@ class Trials(Environment):
         same_start: every trial of a meta-episode begins in the same state, given the same task.
 
     Raises:
-        ValueError: unless exactly one of `trials` and `steps` is given and at least 1, or where `steps` is less than
-            the longest trial.
+        ValueError: unless exactly one of `trials` and `steps` is given and at least 1, where `steps` is less than the
+            longest trial, or for an environment that steps on the host or whose episodes have no limit.
     """
 
     can_truncate = False
@@ -89,6 +90,7 @@ class Trials(Environment):
         if self._most < 1:
             given = f"trials={trials}" if steps is None else f"steps={steps}"
             raise ValueError(f"{given} must be at least 1")
+        require_in_jax(env, "meta-episodes")
         self.env = env
         self.trials = trials
         self.steps = steps
@@ -108,7 +110,7 @@ class Trials(Environment):
 
     def longest_episode(self, params: Any) -> int:
         """Steps of a meta-episode at most."""
-        return self._most * longest_episode(self.env, params) if self.steps is None else self.steps
+        return self._most * self._longest_trial(params) if self.steps is None else self.steps
 
     def most_trials(self) -> int:
         """K: trials in a meta-episode at most; where the number of steps is given, one for each step."""
@@ -192,8 +194,14 @@ class Trials(Environment):
         """That of the environment within."""
         return self.env.action_space(params)
 
-    def _check_budget(self, params: Any) -> None:
+    def _longest_trial(self, params: Any) -> int:
         longest = longest_episode(self.env, params)
+        if longest is None:
+            raise ValueError(f"trials of {self.env.name} have no limit; it needs a max_steps_in_episode")
+        return longest
+
+    def _check_budget(self, params: Any) -> None:
+        longest = self._longest_trial(params)
         if self.steps is not None and longest > self.steps:
             raise ValueError(
                 f"steps={self.steps} of a meta-episode must be at least the longest trial, max_steps_in_episode="

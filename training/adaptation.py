@@ -178,7 +178,7 @@ def split_env(config: EnvConfig, split: str, trials: int | None) -> EnvConfig:
     if trials is not None and env.steps is None:
         kwargs["trials"] = trials
     elif trials is not None:
-        kwargs["steps"] = trials * longest_episode(env.env, env.env.default_params)
+        kwargs["steps"] = trials * (longest_episode(env.env, env.env.default_params) or 1)
     return dataclasses.replace(config, kwargs=kwargs)
 
 
@@ -279,7 +279,7 @@ def _oracles(folders: Sequence[str | Path], names: Sequence[str]) -> list[tuple[
 
 
 def _oracle_return(run: Path, name: str, split: str, episodes: int, seed: int) -> float:
-    """Mean return of a trial of a run on its one task family, over all trials but the first."""
+    """Mean return of the last trial of a run on its one family of tasks, by the better of the two ways to act."""
     tasks = "held-out-tasks" if split in ("held-out-tasks", "held-out-both") else "train"
     result = evaluate_adaptation(run, split=tasks, episodes=episodes, seed=seed)
     return max(result[choice]["last"]["mean"] for choice in ("deterministic", "sampled"))

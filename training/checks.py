@@ -149,6 +149,11 @@ def _dataset_problems(config: TrainConfig) -> list[Problem]:
             "played while learning from it"
         )
         found.append(Problem(message, ("dataset", "stop_at_return")))
+    if config.curriculum.kind != "none":
+        message = (
+            f"curriculum.kind={config.curriculum.kind} must be none with dataset={config.dataset}: no task is played"
+        )
+        found.append(Problem(message, ("dataset", "curriculum.kind")))
     for name in ("num_devices", "num_shards"):
         if getattr(config, name) > 1:
             value = getattr(config, name)

@@ -26,10 +26,8 @@ class EpisodeLimitError(HippodromeError):
 
 def max_episode_steps(envs: VectorEnv) -> int:
     """Steps after which an episode must have ended: the environment's own limit, or a generous one if it has none."""
-    try:
-        return longest_episode(envs.env, envs.params) + 1
-    except AttributeError:
-        return FALLBACK_MAX_STEPS
+    limit = longest_episode(envs.env, envs.params)
+    return FALLBACK_MAX_STEPS if limit is None else limit + 1
 
 
 def agent_episodes(

@@ -140,28 +140,8 @@ def make_experiment(config: Any, about: About | None = None) -> Experiment:
         buffer = replay_buffer(config)
         new_replay = partial(_sharded_replay, buffer, config.num_shards)
         check_replay_memory(config, buffer, agent, envs)
-    bootstrap = not getattr(config.agent, "truncation_is_terminal", False)
     axis_name = DEVICE_AXIS if config.num_devices > 1 else None
-    shards_here = config.num_shards // config.num_devices
-
-    advance: Advance
-    if buffer is None:
-        learner_agent = build_agent(axis_name, shards_here)
-        advance = partial(on_policy, learner_agent, num_steps=num_steps, bootstrap_truncation=bootstrap)
-    else:
-        ratio = replay_ratio(config.agent.train_ratio, steps_per_update, buffer) / config.num_shards
-        if about is not None:
-            advance = partial(from_dataset, agent, buffer, updates_per_step=ratio)
-        else:
-            sharding: dict[str, Any] = {}
-            if config.num_shards > 1:
-                sharding["axis_name"] = (SHARD_AXIS,) if axis_name is None else (axis_name, SHARD_AXIS)
-                sharding["num_shards"] = shards_here
-            learner_agent = build_agent(sharding.get("axis_name"), 1)
-            advance = partial(
-                from_replay, learner_agent, buffer, num_steps=num_steps, updates_per_step=ratio, **sharding
-            )
-
+    advance = _make_advance(config, build_agent, buffer, axis_name, steps_per_update)
     curriculum = None if config.curriculum.kind == "none" else Curriculum(config.curriculum, envs)
 
     def train_step(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
@@ -186,6 +166,26 @@ def make_experiment(config: Any, about: About | None = None) -> Experiment:
         num_updates=num_updates,
         steps_per_update=steps_per_update,
     )
+
+
+def _make_advance(
+    config: Any, build_agent: Callable[..., Agent], buffer: ReplayBuffer | None, axis_name: str | None, steps: int
+) -> Advance:
+    """What one training step of `steps` environment steps does, with the learner of one device."""
+    num_steps, shards_here = config.agent.num_steps, config.num_shards // config.num_devices
+    if buffer is None:
+        bootstrap = not getattr(config.agent, "truncation_is_terminal", False)
+        learner = build_agent(axis_name, shards_here)
+        return partial(on_policy, learner, num_steps=num_steps, bootstrap_truncation=bootstrap)
+    ratio = replay_ratio(config.agent.train_ratio, steps, buffer) / config.num_shards
+    if config.dataset is not None:
+        return partial(from_dataset, build_agent(None, 1), buffer, updates_per_step=ratio)
+    sharding: dict[str, Any] = {}
+    if config.num_shards > 1:
+        sharding["axis_name"] = (SHARD_AXIS,) if axis_name is None else (axis_name, SHARD_AXIS)
+        sharding["num_shards"] = shards_here
+    learner = build_agent(sharding.get("axis_name"), 1)
+    return partial(from_replay, learner, buffer, num_steps=num_steps, updates_per_step=ratio, **sharding)
 
 
 def state_template(experiment: Experiment, config: Any) -> Any:

@@ -152,5 +152,7 @@ def test_any_environment_by_its_id():
     assert env.longest_episode(env.default_params) == 2 * 51
     with pytest.raises(ValueError, match=r"steps=10 of a meta-episode must be at least .*51"):
         make("trials/popgym/RepeatFirstEasy", steps=10)
+    with pytest.raises(ValueError, match=r"gymnasium/CartPole-v1 steps on the host; meta-episodes are made of"):
+        make("trials/gymnasium/CartPole-v1", trials=2)
     with pytest.raises(ValueError, match="unknown env id"):
         make("trials/popgym/Nothing", trials=2)

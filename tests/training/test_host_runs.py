@@ -6,6 +6,7 @@ The oracle is an environment without randomness that exists twice, in JAX and in
 import dataclasses
 import json
 import shutil
+from functools import partial
 
 import gymnasium
 import jax
@@ -24,6 +25,7 @@ from hippodrome.training.replay import cut_streams
 from hippodrome.training.replay_size import replay_buffer
 from hippodrome.training.rollout import record
 from hippodrome.training.step import initial_state, make_environment, make_experiment
+from tests.compare import assert_close
 from tests.host_envs import LIMIT, NumpyRoom
 from tests.tiny import newest_state, tiny_config
 
@@ -57,11 +59,7 @@ def after_updates(config):
     return state, metrics, experiment, step
 
 
-def assert_equal(one, two):
-    def compare(path, a, b):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6, err_msg=jax.tree_util.keystr(path))
-
-    jax.tree_util.tree_map_with_path(compare, one, two)
+assert_equal = partial(assert_close, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from hippodrome.training.replay import ReplayBuffer
 from hippodrome.training.rollout import replay_step
 from hippodrome.training.run_checkpoint import RunCheckpoints
 from hippodrome.training.step import make_experiment, state_template
+from tests.compare import assert_identical
 from tests.probes import LateReward
 from tests.stand_ins import Learner, State
 from tests.tiny import tiny_config
@@ -61,14 +62,6 @@ def finished(recorded, tmp_path_factory):
 def newest_state(run, config):
     template = state_template(make_experiment(config, dataset.read_about(config.dataset)), config)
     return RunCheckpoints(run / "checkpoints", keep=3).restore(template)
-
-
-def assert_identical(a, b):
-    def compare(path, a, b):
-        a, b = (jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in (a, b))
-        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
-
-    jax.tree_util.tree_map_with_path(compare, a, b)
 
 
 def test_it_learns_a_model_without_a_step_of_the_environment(finished):
@@ -217,6 +210,7 @@ def test_episodes_follow_one_another_and_the_last_window_begins_anew(recorded):
         (["--dataset", "nowhere.npz"], "the data set nowhere.npz cannot be read: No such file"),
         (["--env.id", "popgym/CountRecallEasy"], "has the observation space Discrete.*but the environment has"),
         (["--agent.batch-length", "264"], "has 260 steps, fewer than a window: agent.batch_length=264"),
+        (["--curriculum.kind", "space"], "curriculum.kind=space must be none with dataset="),
         (["--num-shards", "2"], "num_shards=2 must be 1 with dataset="),
         (["--stop-at-return", "1"], "stop_at_return=1 must be null with dataset="),
     ],
