@@ -23,6 +23,15 @@ TINY = {
 }
 
 
+TINY_DREAMER = (
+    "--env.id popgym/RepeatPreviousEasy --env.num-envs 4 --memory.kind s5 --memory.d-model 8 --memory.d-state 4 "
+    "--memory.num-layers 1 --agent.num-steps 8 --agent.batch-size 2 --agent.batch-length 8 --agent.train-ratio 2 "
+    "--agent.replay-capacity 96 --agent.latent-groups 2 --agent.latent-classes 3 --agent.hidden 8 --agent.units 8 "
+    "--agent.value-bins 11 --agent.imagination-horizon 3 --agent.imagination-stride 4 --agent.posterior parallel "
+    "--total-env-steps 192 --checkpoint.every-updates 1 --evaluation.episodes 4"
+)
+
+
 def tiny_flags(**overrides: Any) -> list[str]:
     """Command-line flags of the tiny configuration: `agent__gamma=0.5` is `--agent.gamma 0.5`, a list several words."""
     options = {**TINY, **{name.replace("__", ".").replace("_", "-"): value for name, value in overrides.items()}}
@@ -36,6 +45,11 @@ def tiny_flags(**overrides: Any) -> list[str]:
 def tiny_config(**overrides: Any) -> TrainConfig:
     """The tiny configuration with overrides, see `tiny_flags`."""
     return load_config("quickstart", tiny_flags(**overrides))
+
+
+def tiny_dreamer(*flags: str) -> TrainConfig:
+    """The tiny configuration of Dreamer, with flags besides."""
+    return load_config("dreamer", [*TINY_DREAMER.split(), *flags])
 
 
 def newest_state(run: Path, config: TrainConfig) -> TrainState:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from .checkpoint_files import flush_folder, read_json, read_manifest, write_json, write_manifest
@@ -196,7 +197,7 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Tracebac
 
 
 @contextlib.contextmanager
-def _orbax() -> Iterator[ocp.PyTreeCheckpointer]:
+def _orbax() -> Iterator[ocp.Checkpointer]:
     """Orbax without the tracebacks that its threads log besides raising the error."""
     absl = logging.getLogger("absl")
     level = absl.level
@@ -204,7 +205,13 @@ def _orbax() -> Iterator[ocp.PyTreeCheckpointer]:
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _show_error  # to stay: the threads report even after the error
     try:
-        with ocp.PyTreeCheckpointer() as orbax:
+        # Each process of a run reads and writes for itself; Orbax would wait for all of them.
+        me = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+        )
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as orbax:
             yield orbax
     finally:
         absl.setLevel(level)

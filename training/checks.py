@@ -90,12 +90,14 @@ def _batch_problems(config: TrainConfig) -> list[Problem]:
         nearest = math.ceil(num_envs / (num_minibatches * num_shards)) * num_minibatches * num_shards
         message = f"env.num_envs={num_envs} must be divisible by {product}={value}; the next that is: {nearest}"
         found.append(Problem(message, ("env.num_envs", "agent.num_minibatches", "num_shards")))
-    if num_shards % config.num_devices:
+    if num_shards % config.total_devices:
+        workers = config.cluster.num_workers
+        product = "num_devices" + (" * cluster.num_workers" if workers else "")
         message = (
-            f"num_shards={num_shards} must be divisible by num_devices={config.num_devices}; "
-            f"set num_shards={config.num_devices}"
+            f"num_shards={num_shards} must be divisible by {product}={config.total_devices}; "
+            f"set num_shards={config.total_devices}"
         )
-        found.append(Problem(message, ("num_shards", "num_devices")))
+        found.append(Problem(message, ("num_shards", "num_devices", "cluster.num_workers")))
     batch_size = getattr(config.agent, "batch_size", num_shards)
     if batch_size % num_shards:
         message = (
@@ -114,6 +116,15 @@ def _batch_problems(config: TrainConfig) -> list[Problem]:
 
 
 def _device_problems(config: TrainConfig) -> list[Problem]:
+    cluster = config.cluster
+    if cluster.num_workers:
+        if cluster.gpus_per_worker in (0, config.num_devices):
+            return []
+        message = (
+            f"num_devices={config.num_devices} must be cluster.gpus_per_worker={cluster.gpus_per_worker}: a worker "
+            "trains on all GPUs it owns"
+        )
+        return [Problem(message, ("num_devices", "cluster.gpus_per_worker"))]
     if config.num_devices == 1:
         return []
     import jax
@@ -154,9 +165,13 @@ def _dataset_problems(config: TrainConfig) -> list[Problem]:
             f"curriculum.kind={config.curriculum.kind} must be none with dataset={config.dataset}: no task is played"
         )
         found.append(Problem(message, ("dataset", "curriculum.kind")))
-    for name in ("num_devices", "num_shards"):
-        if getattr(config, name) > 1:
-            value = getattr(config, name)
+    sharding = {
+        "num_devices": config.num_devices,
+        "num_shards": config.num_shards,
+        "cluster.num_workers": config.cluster.num_workers,
+    }
+    for name, value in sharding.items():
+        if value > 1:
             message = f"{name}={value} must be 1 with dataset={config.dataset}, whose steps are one stream of replay"
             found.append(Problem(message, ("dataset", name)))
     return found

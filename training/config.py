@@ -20,11 +20,20 @@ from .checks import build_env, check_config
 from .errors import ConfigError, unknown_name
 from .overrides import parse_overrides, switch_env, switch_kinds, take_early
 from .plugins import load_plugins
-from .schema import CheckpointConfig, CurriculumConfig, EnvConfig, EvaluationConfig, LogConfig, TrainConfig
+from .schema import (
+    CheckpointConfig,
+    ClusterConfig,
+    CurriculumConfig,
+    EnvConfig,
+    EvaluationConfig,
+    LogConfig,
+    TrainConfig,
+)
 from .validation import validate
 
 __all__ = [
     "CheckpointConfig",
+    "ClusterConfig",
     "CurriculumConfig",
     "EnvConfig",
     "EvaluationConfig",
@@ -82,7 +91,10 @@ def load_config(
     if early.rest:
         parsed = parse_overrides(config, early.rest, read_word=parse_scalar, prog=prog, description=description)
         config = validate(dataclasses.asdict(parsed), where="command line")
-    return TrainConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)})
+    config = TrainConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)})
+    if "num_shards" not in raw and not any(word.startswith("--num-shards") for word in early.rest):
+        return dataclasses.replace(config, num_shards=config.total_devices)
+    return config
 
 
 def save_config(config: TrainConfig, path: str | Path) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from .checkpoint import Checkpointer
 from .checkpoint_files import write_json
 from .checks import MAX_SEED
-from .config import EnvConfig, TrainConfig, load_config
+from .config import ClusterConfig, EnvConfig, TrainConfig, load_config
 from .episodes import agent_episodes, policy_episodes, require_ended
 from .errors import ConfigError, RunFolderError
 from .host import running
@@ -191,7 +191,7 @@ def restore_run(
     run: str | Path, config: TrainConfig, step: CheckpointChoice
 ) -> tuple[Experiment, TrainState, dict[str, Any]]:
     """The experiment of a run, and the state of one of its checkpoints with its metadata, on one device."""
-    experiment = make_experiment(dataclasses.replace(config, num_devices=1))
+    experiment = make_experiment(dataclasses.replace(config, num_devices=1, cluster=ClusterConfig()))
     checkpointer = Checkpointer(Path(run) / "checkpoints", keep=config.checkpoint.keep)
     # Every checkpoint carries the best parameters so far, so the newest one has the best of the run.
     number = step if isinstance(step, int) else None

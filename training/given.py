@@ -22,6 +22,7 @@ RESUMABLE_FIELDS = (
     "evaluation",
     "log",
     "num_devices",
+    "cluster",
     "import_modules",
 )
 

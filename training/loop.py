@@ -1,9 +1,10 @@
 """`train`: the loop around the train step, with its run folder, log, checkpoints, interruption and resumption."""
 
+import contextlib
 import dataclasses
 import signal
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from .host import restarted, running
 from .interrupt import interrupt_flag
 from .metrics import MetricsWriter, summarize_updates
 from .offline import Offline, describe, read_offline, require_same_data, with_steps, without_steps
-from .progress import ProgressBar, Stopwatch, table_console
+from .processes import agree, is_leader, whole
+from .progress import ProgressBar, Reporter, Stopwatch, table_console
 from .run_checkpoint import RunCheckpoints, replay_bytes
 from .run_folder import create_run_folder, require_writable, write_environment
 from .step import (
@@ -64,46 +66,122 @@ def train(
     check_config(config)
     if resume is not None:
         require_same_config(config, Path(resume))
+    if config.cluster.num_workers:
+        from .cluster import train_on_cluster  # imports ray
+
+        return train_on_cluster(config, run_dir=run_dir, resume=resume, command=command)
+    prepared = prepare(config, None if resume is None else Path(resume))
+    folder = run_folder(config, run_dir, resume)
+    with ProgressBar(prepared.env_steps) as bar, interrupt_flag() as interrupted:
+        run = run_training(prepared, folder, bar, interrupted, command=command)
+    show_result(folder, run.finish())
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that nothing is wrong with, before its folder is touched.
+
+    Attributes:
+        config: what to train.
+        experiment: the same, made runnable.
+        offline: the data set it learns from, if it does.
+        given: the parameters it begins with, where they come from another run.
+        resume: whether it goes on in its folder.
+        has_checkpoint: whether there is something to go on from.
+    """
+
+    config: TrainConfig
+    experiment: Experiment
+    offline: Offline | None
+    given: Any
+    resume: bool
+    has_checkpoint: bool
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of the whole run."""
+        return self.experiment.num_updates * self.experiment.steps_per_update
+
+
+def prepare(config: TrainConfig, resume: Path | None) -> Prepared:
+    """Make a configuration runnable, and read what the run begins with. Errors as of `train`."""
     about = None if config.dataset is None else read_about(config.dataset)
     experiment = make_experiment(config, about)
     offline = None if about is None else read_offline(config, about, experiment.envs)
-    has_checkpoint = resume is not None and _has_checkpoint(Path(resume))
-    if resume is not None and offline is not None and has_checkpoint:
-        require_same_data(offline, Path(resume))
+    goes_on = resume is not None and has_checkpoint(resume)
+    if resume is not None and offline is not None and goes_on:
+        require_same_data(offline, resume)
     given = None
-    if config.init_from is not None and not has_checkpoint:
+    if config.init_from is not None and not goes_on:
         given = given_params(config, experiment)
-    run = _Run(config, experiment, _folder(config, run_dir, resume), offline)
-    try:
-        save_config(config, run.folder / "config.yaml")
-        write_environment(run.folder, command)
-    except OSError as error:
-        raise RunFolderError(
-            f"run folder {run.folder} cannot be written: {error.strerror}; nothing in it was changed"
-        ) from error
-    with running(experiment.envs, run.how_to_go_on):
-        if has_checkpoint:
+    return Prepared(config, experiment, offline, given, resume is not None, goes_on)
+
+
+def run_folder(config: TrainConfig, run_dir: str | Path | None, resume: str | Path | None) -> Path:
+    """The folder to train in: that of the run to resume, or a new one. Raises RunFolderError."""
+    if resume is None:
+        return create_run_folder(run_dir, name=f"{config.memory.kind}-{config.env.id}")
+    require_writable(Path(resume))
+    return Path(resume)
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run has a checkpoint; or had one, as it was evaluated at its end: then its log is not begun anew."""
+    return not Checkpointer(run / "checkpoints").is_empty() or (run / "evaluation.json").exists()
+
+
+def run_training(
+    prepared: Prepared,
+    folder: Path,
+    bar: Reporter,
+    interrupted: list[int],
+    *,
+    command: list[str] | None = None,
+) -> "Run":
+    """Train to the end in a folder; in every process of the run, of which the leader alone writes.
+
+    Args:
+        prepared: what to train.
+        folder: of the run, as `run_folder` gave it.
+        bar: is told how it goes.
+        interrupted: holds a signal's number once one came.
+        command: the words of the command, for environment.json.
+
+    Raises:
+        RunFolderError, CheckpointError, EnvironmentFailure, TrainingError, TrainingInterrupted: as `train`.
+    """
+    run = Run(prepared, folder, bar)
+    if is_leader():
+        try:
+            save_config(prepared.config, folder / "config.yaml")
+            write_environment(folder, command)
+        except OSError as error:
+            raise RunFolderError(
+                f"run folder {folder} cannot be written: {error.strerror}; nothing in it was changed"
+            ) from error
+    with running(prepared.experiment.envs, run.how_to_go_on):
+        if prepared.has_checkpoint:
             run.restore()
         else:
-            run.begin(given, again=resume is not None)
-        _train(run)
-    run.finish()
-    return run.folder
-
-
-def _train(run: "_Run") -> None:
-    config, experiment = run.config, run.experiment
-    planned = experiment.num_updates * experiment.steps_per_update
-    with ProgressBar(planned) as bar, interrupt_flag() as interrupted:
-        if planned != config.total_env_steps:
+            run.begin()
+        if prepared.env_steps != prepared.config.total_env_steps:
             bar.say(
-                f"training for {planned:,} env steps: of {config.total_env_steps:,} the whole updates of "
-                f"{experiment.steps_per_update:,}"
+                f"training for {prepared.env_steps:,} env steps: of {prepared.config.total_env_steps:,} the whole "
+                f"updates of {prepared.experiment.steps_per_update:,}"
             )
-        run.loop(bar, interrupted)
+        run.loop(interrupted)
+    return run
 
 
-class _Run:
+def show_result(folder: Path, result: dict[str, Any]) -> None:
+    """Print the table of the final evaluation."""
+    console = table_console()
+    console.print(evaluation_table(result))
+    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+
+
+class Run:
     """One run while it lasts: its state on the device and its files.
 
     Attributes:
@@ -114,11 +192,13 @@ class _Run:
         offline: the data set it learns from, if it does.
     """
 
-    def __init__(self, config: TrainConfig, experiment: Experiment, folder: Path, offline: Offline | None):
-        self.config = config
-        self.experiment = experiment
+    def __init__(self, prepared: Prepared, folder: Path, bar: Reporter):
+        self.config = config = prepared.config
+        self.experiment = prepared.experiment
+        self.offline = prepared.offline
         self.folder = folder
-        self.offline = offline
+        self._prepared = prepared
+        self._bar = bar
         self.checkpoints = RunCheckpoints(folder / "checkpoints", keep=config.checkpoint.keep)
         self.state: TrainState  # from begin or restore on
         self.update = 0
@@ -131,13 +211,13 @@ class _Run:
         self._saved_update = -1
         self._resumed_at: int | None = None
 
-    def begin(self, params: Any | None, *, again: bool) -> None:
-        """The initial state, with the parameters given, if any; `again` in a folder that has no checkpoint yet."""
+    def begin(self) -> None:
+        """The initial state, with the parameters given, if any; the run's folder has no checkpoint yet."""
         state = jax.jit(lambda: initial_state(self.experiment, self.config))()
-        if params is not None:
-            state = begin_with(self.experiment.agent, state, params)
+        if self._prepared.given is not None:
+            state = jax.jit(partial(begin_with, self.experiment.agent))(state, self._prepared.given)
         self._place(state)
-        self._resumed_at = 0 if again else None
+        self._resumed_at = 0 if self._prepared.resume else None
 
     def restore(self) -> None:
         """The state of the newest intact checkpoint."""
@@ -157,8 +237,9 @@ class _Run:
         if self.offline is not None:  # replay has its steps; a second copy is not kept
             self.offline = dataclasses.replace(self.offline, steps=())
 
-    def loop(self, bar: ProgressBar, interrupted: list[int]) -> None:
+    def loop(self, interrupted: list[int]) -> None:
         """Updates until the steps are done, a limit is reached or a signal comes."""
+        bar = self._bar
         if self._resumed_at == 0:
             bar.say(f"{self.folder} was stopped before its first checkpoint: it begins anew, by its own configuration")
         elif self._resumed_at is not None:
@@ -179,28 +260,34 @@ class _Run:
         watch.lap(0)
         earlier = self.wall_time
         recent: list[dict[str, Any]] = []
-        stop_reason = None
+        signal_number, stop_reason = 0, None
         tensorboard = self.config.log.tensorboard
-        with MetricsWriter(self.folder, tensorboard=tensorboard, resume_step=self._resumed_at) as writer:
+        with contextlib.ExitStack() as files:
+            writer = None
+            if is_leader():
+                log = MetricsWriter(self.folder, tensorboard=tensorboard, resume_step=self._resumed_at)
+                writer = files.enter_context(log)
             while self.update < self.experiment.num_updates and stop_reason is None:
                 self.state, metrics = step(self.state)
                 recent.append(jax.device_get(metrics))
                 self.update += 1
                 watch.lap(self.experiment.steps_per_update, learnt=_has_learnt(recent[-1]))
                 self.wall_time = earlier + watch.seconds
-                self._check_finite(recent[-1], bar)
-                stop_reason = self._stop_reason(recent[-1], watch.seconds, interrupted)
+                self._check_finite(recent[-1])
+                signal_number, stop_reason = self._stop(recent[-1], watch.seconds, interrupted)
                 last = stop_reason is not None or self.update == self.experiment.num_updates
                 if last or self.update % self.config.log.every_updates == 0:
-                    self._log(writer, bar, recent, watch)
+                    if writer is not None:
+                        self._log(writer, recent, watch)
                     recent = []
                 watch.pause()
-                self._evaluate_now(writer, last)
+                if writer is not None:
+                    self._evaluate_now(writer, last)
                 if last or self.update % self.config.checkpoint.every_updates == 0:
                     self._save()
                 watch.resume()
-        if interrupted:
-            name = signal.Signals(interrupted[0]).name
+        if signal_number:
+            name = signal.Signals(signal_number).name
             raise TrainingInterrupted(
                 f"{name}: stopped after update {self.update} and saved; go on with `hippodrome train --resume "
                 f"{self.folder}`"
@@ -220,19 +307,16 @@ class _Run:
             f"mended, go on with `hippodrome train --resume {self.folder}`"
         )
 
-    def finish(self) -> None:
-        """Evaluates the final policy, writes evaluation.json and the learning curve, and prints the table."""
+    def finish(self) -> dict[str, Any]:
+        """Evaluates the final policy, writes evaluation.json and the learning curve, and returns the evaluation."""
         try:
             draw_learning_curve(self.folder, title=self.config.env.id)
         except OSError as error:
-            print(f"the learning curve cannot be written: {error.strerror}", file=sys.stderr)
-        episodes = self.config.evaluation.episodes
-        print(f"evaluating: {episodes} episodes, deterministic and sampled", file=sys.stderr)
+            self._bar.say(f"the learning curve cannot be written: {error.strerror}")
+        self._bar.say(f"evaluating: {self.config.evaluation.episodes} episodes, deterministic and sampled")
         result = self._evaluation()
-        console = table_console()
-        console.print(evaluation_table(result))
         save_evaluation(self.folder, self.config, result)
-        console.print(f"run folder: {self.folder}", highlight=False, soft_wrap=True)
+        return result
 
     def _evaluation(self) -> dict[str, Any]:
         key, episodes = jax.random.key(self.config.evaluation.seed), self.config.evaluation.episodes
@@ -250,7 +334,7 @@ class _Run:
             row[f"evaluation_{name}"] = result[name]["mean"]
         writer.write(row)
 
-    def _log(self, writer: MetricsWriter, bar: ProgressBar, recent: list[dict], watch: Stopwatch) -> None:
+    def _log(self, writer: MetricsWriter, recent: list[dict], watch: Stopwatch) -> None:
         env_steps = self.update * self.experiment.steps_per_update
         row = writer.write(
             {
@@ -264,7 +348,7 @@ class _Run:
         if row["episode_return"] is not None:
             self._last_return = row["episode_return"]
         speeds = {"steps_per_second": watch.steps_per_second, "learning_speed": watch.learning_speed}
-        bar.update(env_steps, **speeds, episode_return=self._last_return)
+        self._bar.update(env_steps, **speeds, episode_return=self._last_return)
 
     def _save(self) -> None:
         if self._saved_update == self.update:
@@ -276,24 +360,28 @@ class _Run:
             "wall_time": self.wall_time,
             "dataset": None if self.offline is None else self.offline.digest,
         }
-        kept = without_steps(self.state, self.offline)
-        self.checkpoints.save(self.update, kept, metadata, best=score > self._best_score)
+        kept = whole(without_steps(self.state, self.offline))
+        if is_leader():
+            self.checkpoints.save(self.update, kept, metadata, best=score > self._best_score)
         self._best_score = max(score, self._best_score)
         self._saved_update = self.update
 
-    def _stop_reason(self, metrics: dict[str, Any], seconds: float, interrupted: list[int]) -> str | None:
-        if interrupted:
-            return "interrupted"
+    def _stop(self, metrics: dict[str, Any], seconds: float, interrupted: list[int]) -> tuple[int, str | None]:
+        """The number of a signal that came, or 0, and why to stop, if so; the same in every process."""
         config = self.config
-        if config.max_time is not None and seconds >= config.max_time:
-            return f"stopped at max_time={config.max_time:g} s, after update {self.update}"
+        late = config.max_time is not None and seconds >= config.max_time
+        signal_number, is_late = agree([interrupted[0] if interrupted else 0, int(late)])
+        if signal_number:
+            return signal_number, "interrupted"
+        if is_late:
+            return 0, f"stopped at max_time={config.max_time:g} s, after update {self.update}"
         episode_return = np.atleast_1d(metrics["episode_return"])
         alive = [value for index, value in enumerate(episode_return) if index not in self.failed]
         if config.stop_at_return is not None and np.mean(alive) >= config.stop_at_return:
-            return f"stopped at stop_at_return={config.stop_at_return:g}, after update {self.update}"
-        return None
+            return 0, f"stopped at stop_at_return={config.stop_at_return:g}, after update {self.update}"
+        return 0, None
 
-    def _check_finite(self, metrics: dict[str, Any], bar: ProgressBar) -> None:
+    def _check_finite(self, metrics: dict[str, Any]) -> None:
         """Reports seeds that just stopped; raises TrainingError when none is left."""
         failed_update = np.atleast_1d(metrics["failed_update"])
         failed_metric = np.atleast_1d(metrics["failed_metric"])
@@ -312,19 +400,7 @@ class _Run:
                 f"{self.folder / 'checkpoints'}. Try a smaller --agent.learning-rate"
             )
         for report in reports:
-            bar.say(f"{report}: this seed stands still from here on, the others go on")
-
-
-def _folder(config: TrainConfig, run_dir: str | Path | None, resume: str | Path | None) -> Path:
-    if resume is None:
-        return create_run_folder(run_dir, name=f"{config.memory.kind}-{config.env.id}")
-    require_writable(Path(resume))
-    return Path(resume)
-
-
-def _has_checkpoint(run: Path) -> bool:
-    """Whether a run has a checkpoint; or had one, as it was evaluated at its end: then its log is not begun anew."""
-    return not Checkpointer(run / "checkpoints").is_empty() or (run / "evaluation.json").exists()
+            self._bar.say(f"{report}: this seed stands still from here on, the others go on")
 
 
 def _has_learnt(metrics: dict[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """The progress of a training run: a live bar on a terminal, a plain line now and then elsewhere."""
 
 import time
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -63,6 +64,23 @@ class Stopwatch:
             return None
         steps, seconds = self._before_learning
         return (self.steps - steps) / (self.seconds - seconds)
+
+
+class Reporter(Protocol):
+    """Is told how a run goes: a `ProgressBar`, or what hands it on to one."""
+
+    def update(
+        self,
+        env_steps: int,
+        *,
+        steps_per_second: float | None = None,
+        learning_speed: float | None = None,
+        episode_return: float | None = None,
+    ) -> None:
+        """How far it is, see `ProgressBar.update`."""
+
+    def say(self, text: str) -> None:
+        """A line about it."""
 
 
 class ProgressBar:

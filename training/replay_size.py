@@ -64,7 +64,8 @@ def check_replay_memory(config: Any, buffer: ReplayBuffer, agent: Any, envs: Vec
 
     step, carry = jax.eval_shape(one)
     # The devices of a CPU share its memory.
-    devices = 1 if jax.default_backend() == "cpu" else config.num_devices
+    sharers = config.num_devices if jax.default_backend() == "cpu" else 1
+    devices = config.total_devices // sharers
     steps, carries = (size // devices for size in buffer.nbytes(step, carry))
     rollout = 2 * config.agent.num_steps * (tree_bytes(step) + tree_bytes(carry)) // devices
     parts = {

@@ -77,7 +77,11 @@ def describe_environment(command: Sequence[str]) -> dict[str, Any]:
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": list(command),
-        "versions": {"python": platform.python_version(), "hippodrome": hippodrome.__version__, **_versions()},
+        "versions": {
+            "python": platform.python_version(),
+            "hippodrome": hippodrome.__version__,
+            **installed_versions(PACKAGES),
+        },
         "git": _git_state(Path(hippodrome.__file__).parent),
         "hardware": {
             "platform": platform.platform(),
@@ -100,9 +104,10 @@ def _free_folder(name: str) -> Path:
     return folder
 
 
-def _versions() -> dict[str, str]:
+def installed_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

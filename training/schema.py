@@ -90,6 +90,28 @@ class CurriculumConfig:
     step: PositiveInt = 8
 
 
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Processes that train one run together, started by Ray; see `hippodrome.training.cluster`.
+
+    Attributes:
+        num_workers: processes; 0 trains in this one, without Ray.
+        address: HOST:PORT of a Ray cluster to join, or "auto" for the one of this machine; null starts one here, which
+            ends with the run and listens on loopback alone.
+        cores_per_worker: cores each process computes with.
+        gpus_per_worker: GPUs each process owns, all of a node's; `num_devices` must say the same.
+        max_failures: how often in a row, without a checkpoint between, the workers are started again after one died.
+        start_timeout: seconds to wait for the cluster to have room for the workers.
+    """
+
+    num_workers: NonNegativeInt = 0
+    address: str | None = None
+    cores_per_worker: PositiveInt = 1
+    gpus_per_worker: NonNegativeInt = 0
+    max_failures: NonNegativeInt = 3
+    start_timeout: Annotated[float, Field(gt=0)] = 60.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run. A run folder's config.yaml is one of these, with every field resolved.
@@ -101,9 +123,11 @@ class TrainConfig:
         total_env_steps: environment steps to train for, all environments together, each seed.
         seed: seed of the run; the first of them where there are several.
         num_seeds: seeds trained in one program, by vmap.
-        num_devices: devices the environments are split over, by shard_map.
+        num_devices: devices the environments are split over, by shard_map; on a cluster, devices of each worker.
         num_shards: groups of environments that minibatches and statistics are stratified by; a run gives the same
-            result on any number of devices that divides it.
+            result on any number of devices that divides it. Where neither file nor command line says it, as many as
+            there are devices in all.
+        cluster: processes on other cores and machines that train this run together.
         max_time: stop, saved, after this many seconds of training.
         stop_at_return: stop, saved, once the training episode return reaches this.
         init_from: run folder whose final parameters the run begins with.
@@ -124,6 +148,7 @@ class TrainConfig:
     num_seeds: PositiveInt = 1
     num_devices: PositiveInt = 1
     num_shards: PositiveInt = 1
+    cluster: ClusterConfig = dataclasses.field(default_factory=ClusterConfig)
     max_time: Annotated[float, Field(gt=0)] | None = None
     stop_at_return: float | None = None
     init_from: str | None = None
@@ -133,3 +158,8 @@ class TrainConfig:
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)
+
+    @property
+    def total_devices(self) -> int:
+        """Devices of all workers together."""
+        return self.num_devices * max(1, self.cluster.num_workers)

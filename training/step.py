@@ -23,6 +23,7 @@ from .curriculum import Curriculum
 from .dataset import About
 from .errors import ConfigError
 from .offline import offline_buffer, offline_replay
+from .processes import put, run_devices
 from .replay import Replay, ReplayBuffer, split_environments
 from .replay_size import check_replay_memory, learns_from_replay, replay_buffer
 from .rollout import replay_step
@@ -80,7 +81,7 @@ class Experiment:
     """A configuration made runnable.
 
     Attributes:
-        init: `key -> TrainState` for one seed.
+        init: `key -> TrainState` for one seed, to be jitted; on several devices, spread over them.
         step: `TrainState -> (TrainState, metrics)`, for one seed or for all, as `num_seeds` says; not jitted.
         place: puts a TrainState on the devices of the run.
         agent: the agent of the whole run, as evaluation and deployment use it.
@@ -138,27 +139,36 @@ def make_experiment(config: Any, about: About | None = None) -> Experiment:
         new_replay = partial(offline_replay, buffer, about)
     elif learns_from_replay(agent) and config.dataset is None:
         buffer = replay_buffer(config)
-        new_replay = partial(_sharded_replay, buffer, config.num_shards)
+        new_replay = partial(_sharded_replay, buffer, config.num_shards, config.total_devices)
         check_replay_memory(config, buffer, agent, envs)
-    axis_name = DEVICE_AXIS if config.num_devices > 1 else None
+    axis_name = DEVICE_AXIS if config.total_devices > 1 else None
     advance = _make_advance(config, build_agent, buffer, axis_name, steps_per_update)
     curriculum = None if config.curriculum.kind == "none" else Curriculum(config.curriculum, envs)
 
     def train_step(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         return _train_step(agent, envs, advance, curriculum, state, axis_name)
 
+    init = partial(
+        _init,
+        agent,
+        envs,
+        new_replay,
+        curriculum,
+        num_envs=num_envs // config.total_devices,
+        axis_name=axis_name,
+    )
     step = jax.vmap(train_step) if config.num_seeds > 1 else train_step
     place = jax.device_put
     if axis_name is not None:
-        split = PartitionSpec(DEVICE_AXIS) if config.num_seeds == 1 else PartitionSpec(None, DEVICE_AXIS)
-        mesh = Mesh(jax.devices()[: config.num_devices], (DEVICE_AXIS,))
-        partition = _partition(agent, split)
-        step = jax.shard_map(
-            step, mesh=mesh, in_specs=(partition,), out_specs=(partition, PartitionSpec()), check_vma=False
-        )
+        mesh = Mesh(run_devices(config.num_devices), (DEVICE_AXIS,))
+        one = _partition(agent, PartitionSpec(DEVICE_AXIS))
+        partition = one if config.num_seeds == 1 else _partition(agent, PartitionSpec(None, DEVICE_AXIS))
+        on_devices = partial(jax.shard_map, mesh=mesh, check_vma=False)
+        init = on_devices(init, in_specs=PartitionSpec(), out_specs=one)
+        step = on_devices(step, in_specs=(partition,), out_specs=(partition, PartitionSpec()))
         place = partial(_place, mesh, partition)
     return Experiment(
-        init=lambda key: _init(agent, envs, new_replay, curriculum, key, num_envs),
+        init=init,
         step=step,
         place=place,
         agent=agent,
@@ -172,7 +182,7 @@ def _make_advance(
     config: Any, build_agent: Callable[..., Agent], buffer: ReplayBuffer | None, axis_name: str | None, steps: int
 ) -> Advance:
     """What one training step of `steps` environment steps does, with the learner of one device."""
-    num_steps, shards_here = config.agent.num_steps, config.num_shards // config.num_devices
+    num_steps, shards_here = config.agent.num_steps, config.num_shards // config.total_devices
     if buffer is None:
         bootstrap = not getattr(config.agent, "truncation_is_terminal", False)
         learner = build_agent(axis_name, shards_here)
@@ -209,15 +219,20 @@ def _init(
     new_replay: Callable[..., Any] | None,
     curriculum: Curriculum | None,
     key: Key[Array, ""],
+    *,
     num_envs: int,
+    axis_name: str | None,
 ) -> TrainState:
+    """The state of `num_envs` environments, those of this device."""
     key, learner_key, env_key = jax.random.split(key, 3)
     learner = agent.init(learner_key, num_envs)
     contexts: Any = ()
     if curriculum is not None:
-        contexts = curriculum.init(jax.random.fold_in(env_key, num_envs))
+        devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+        contexts = curriculum.init(jax.random.fold_in(env_key, devices * num_envs))
         envs = curriculum.environments(contexts)
-    envs_state = envs.reset(environment_keys(env_key, 0, num_envs))
+    first_env = 0 if axis_name is None else jax.lax.axis_index(axis_name) * num_envs
+    envs_state = envs.reset(environment_keys(env_key, first_env, num_envs))
     carry = agent.initial_carry(num_envs)
     return TrainState(
         learner=learner,
@@ -233,11 +248,11 @@ def _init(
     )
 
 
-def _sharded_replay(buffer: ReplayBuffer, num_shards: int, step: ReplayStep, carry: Any) -> Replay:
-    """Empty replay for steps and carries of all environments; with several shards, leaves lead with them."""
+def _sharded_replay(buffer: ReplayBuffer, num_shards: int, num_devices: int, step: ReplayStep, carry: Any) -> Replay:
+    """Empty replay for the environments of a device; with several shards in all, leaves lead with those of it."""
     if num_shards == 1:
         return buffer.init(step, carry)
-    return jax.vmap(buffer.init)(*split_environments((step, carry), num_shards, axis=0))
+    return jax.vmap(buffer.init)(*split_environments((step, carry), num_shards // num_devices, axis=0))
 
 
 def _train_step(
@@ -333,7 +348,7 @@ def _partition(agent: Agent, split: PartitionSpec) -> Any:
 
 
 def _place(mesh: Mesh, partition: Any, state: TrainState) -> TrainState:
-    def put(spec: PartitionSpec, part: Any) -> Any:
-        return jax.device_put(part, NamedSharding(mesh, spec))
+    def place(spec: PartitionSpec, part: Any) -> Any:
+        return put(part, NamedSharding(mesh, spec))
 
-    return jax.tree.map(put, partition, state, is_leaf=lambda node: isinstance(node, PartitionSpec))
+    return jax.tree.map(place, partition, state, is_leaf=lambda node: isinstance(node, PartitionSpec))

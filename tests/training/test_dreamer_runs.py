@@ -12,7 +12,6 @@ from PIL import Image
 from hippodrome import launch
 from hippodrome.envs import Box, Dict, Discrete, Environment, EnvParams, EnvState, register_env
 from hippodrome.training import evaluate, load_policy, replay_size, train
-from hippodrome.training.config import load_config
 from hippodrome.training.errors import CheckpointError, ConfigError
 from hippodrome.training.given import begin_with, given_params
 from hippodrome.training.metrics import read_metrics
@@ -22,18 +21,7 @@ from hippodrome.training.run_checkpoint import RunCheckpoints
 from hippodrome.training.step import initial_state, make_experiment, state_template
 from tests.compare import assert_close, assert_identical
 from tests.tiny import newest_state
-
-TINY = (
-    "--env.id popgym/RepeatPreviousEasy --env.num-envs 4 --memory.kind s5 --memory.d-model 8 --memory.d-state 4 "
-    "--memory.num-layers 1 --agent.num-steps 8 --agent.batch-size 2 --agent.batch-length 8 --agent.train-ratio 2 "
-    "--agent.replay-capacity 96 --agent.latent-groups 2 --agent.latent-classes 3 --agent.hidden 8 --agent.units 8 "
-    "--agent.value-bins 11 --agent.imagination-horizon 3 --agent.imagination-stride 4 --agent.posterior parallel "
-    "--total-env-steps 192 --checkpoint.every-updates 1 --evaluation.episodes 4"
-)
-
-
-def tiny(*flags):
-    return load_config("dreamer", [*TINY.split(), *flags])
+from tests.tiny import tiny_dreamer as tiny
 
 
 @pytest.fixture(scope="module")

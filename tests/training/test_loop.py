@@ -84,7 +84,7 @@ def test_interrupt_saves_and_resume_is_bit_for_bit(finished, tmp_path, monkeypat
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr("hippodrome.training.loop._Run._evaluate_now", interrupt_after_second)
+        patch.setattr("hippodrome.training.loop.Run._evaluate_now", interrupt_after_second)
         with pytest.raises(TrainingInterrupted, match="SIGTERM: stopped after update 3 and saved; go on with") as stop:
             train(config, run_dir=tmp_path / "cut")
     assert stop.value.exit_code == 130
@@ -98,11 +98,11 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_anew(finished, tmp_pat
     """Killed while it compiled, or while the first checkpoint was written: a log and a half of that are left."""
     run, config = finished
 
-    def killed(self, bar, interrupted):
+    def killed(self, interrupted):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hippodrome.training.loop._Run.loop", killed)
+        patch.setattr("hippodrome.training.loop.Run.loop", killed)
         with pytest.raises(KeyboardInterrupt):
             train(config, run_dir=tmp_path / "cut")
     (tmp_path / "cut" / "checkpoints" / ".writing_step_000000000001").mkdir(parents=True)

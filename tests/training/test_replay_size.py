@@ -14,6 +14,7 @@ B, T, K, L = 4, 8, 8, 8
 CONFIG = types.SimpleNamespace(
     num_seeds=2,
     num_devices=1,
+    total_devices=1,
     num_shards=1,
     env=types.SimpleNamespace(num_envs=B),
     agent=types.SimpleNamespace(

@@ -1,0 +1,241 @@
+"""Workers that Ray starts: the same numbers as one process, whatever dies; one session of Ray for this file."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from hippodrome.training import train
+from hippodrome.training.checkpoint import Checkpointer
+from hippodrome.training.cluster import connected
+from hippodrome.training.config import load_config
+from hippodrome.training.errors import ConfigError, TrainingError
+from hippodrome.training.metrics import read_metrics
+from hippodrome.training.run_checkpoint import RunCheckpoints
+from hippodrome.training.schema import ClusterConfig
+from hippodrome.training.step import make_experiment, state_template
+from tests.compare import assert_close, assert_identical
+from tests.tiny import tiny_config, tiny_dreamer, tiny_flags
+
+MARK = "HIPPODROME_TEST_SESSION"
+UPDATES = 24
+OPTIONS = dict(
+    total_env_steps=64 * UPDATES,
+    agent__learning_rate_schedule="constant",
+    agent__normalize_observation=True,
+    agent__normalize_reward=True,
+    checkpoint__every_updates=1,
+    checkpoint__keep=100,
+    evaluation__episodes=4,
+)
+SHARDS = ("--num-shards", "4", "--agent.batch-size", "4", "--agent.train-ratio", "4", "--total-env-steps", "64")
+# An environment that works in the driver and in no worker.
+BROKEN = """
+import sys
+from hippodrome.envs import make, register_env
+class Broken(type(make("popgym/RepeatPreviousEasy"))):
+    def step_env(self, *args):
+        if "ray" in sys.argv[0]:
+            raise ArithmeticError("the moon is in the wrong house")
+        return super().step_env(*args)
+register_env("tests/Broken")(Broken)
+"""
+
+pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+
+
+def processes_of(mark):
+    """Numbers and command lines of the processes that were started with this mark in their environment."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and int(folder.name) != os.getpid():
+            try:
+                environment, words = (folder / "environ").read_bytes(), (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if f"{MARK}={mark}".encode() in environment and words:
+                found[int(folder.name)] = words.replace(b"\0", b" ").decode().strip()
+    return found
+
+
+def wait_until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def newest(run):
+    return max(Checkpointer(run / "checkpoints").steps(), default=0)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    """Two cores' worth of Ray; the mark of its processes, which share what they compile and find BROKEN."""
+    mark, folder = uuid.uuid4().hex, tmp_path_factory.mktemp("session")
+    (folder / "broken_in_workers.py").write_text(BROKEN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MARK, mark)
+        patch.setenv("PYTHONPATH", str(folder))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
+        patch.syspath_prepend(folder)
+        with connected(ClusterConfig(num_workers=2)):
+            yield mark
+    wait_until(lambda: not processes_of(mark), 30)
+
+
+def on_two_workers(config):
+    return dataclasses.replace(config, num_shards=2, cluster=ClusterConfig(num_workers=2, max_failures=1))
+
+
+@pytest.fixture(scope="module")
+def finished(session, tmp_path_factory):
+    """A run on two workers, undisturbed."""
+    config = on_two_workers(tiny_config(**OPTIONS))
+    return train(config, run_dir=tmp_path_factory.mktemp("cluster") / "run"), config
+
+
+def state_of(run, config, step=None):
+    config = dataclasses.replace(config, cluster=ClusterConfig())
+    template = state_template(make_experiment(config), config)
+    if step is None:
+        return RunCheckpoints(run / "checkpoints", keep=3).restore(template)[0]
+    return Checkpointer(run / "checkpoints").restore(dataclasses.replace(template, replay=()), step)[0]
+
+
+def test_two_workers_equal_one_process_with_two_shards(finished, tmp_path):
+    run, config = finished
+    alone = dataclasses.replace(config, cluster=ClusterConfig(), total_env_steps=128)
+    one = state_of(train(alone, run_dir=tmp_path / "one"), alone)
+    two = state_of(run, config, step=2)
+    assert_close(two.learner, one.learner, rtol=1e-5, atol=1e-6)
+    assert_close(two.envs, one.envs)
+    assert_close(two.carry, one.carry, rtol=1e-5, atol=1e-6)
+    rows, expected = read_metrics(run), read_metrics(tmp_path / "one")
+    assert [row["update"] for row in rows] == list(range(1, UPDATES + 1))
+    for row, other in zip(rows, expected, strict=False):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert row["episodes"] == other["episodes"] and row["episode_return"] == other["episode_return"]
+    result = json.loads((run / "evaluation.json").read_text())
+    assert result["episodes"] == 4 and list(run.glob("events.out.tfevents.*"))
+
+
+def test_dreamer_on_two_workers_equals_one_process(session, tmp_path):
+    config = tiny_dreamer(*SHARDS)
+    one = state_of(train(config, run_dir=tmp_path / "one"), config)
+    workers = dataclasses.replace(config, cluster=ClusterConfig(num_workers=2))
+    two = state_of(train(workers, run_dir=tmp_path / "two"), workers)
+    for part in ("params", "slow_critic", "return_high", "reward_range"):
+        assert_close(getattr(two.learner, part), getattr(one.learner, part), rtol=1e-5, atol=1e-5)
+    assert two.replay.count.shape == (4, 1)
+    assert_close(two.replay.steps, one.replay.steps)
+    assert_close(two.replay.carries, one.replay.carries, rtol=1e-4, atol=1e-5)
+
+
+def test_workers_that_are_killed_change_nothing(session, finished, tmp_path, capsys):
+    """First the one that only follows, then the leader; each while training, after a checkpoint."""
+    run, config = finished
+    killed = []
+
+    def kill():
+        for rank, after in ((1, 2), (0, UPDATES // 2)):
+            wait_until(lambda after=after: newest(tmp_path / "run") >= after)
+            workers = sorted(pid for pid, words in processes_of(session).items() if words.startswith("ray::Worker"))
+            killed.append((rank, newest(tmp_path / "run")))
+            os.kill(workers[rank], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    train(config, run_dir=tmp_path / "run")
+    thread.join()
+    assert_identical(state_of(tmp_path / "run", config), state_of(run, config))
+    assert [row["loss"] for row in read_metrics(tmp_path / "run")] == [row["loss"] for row in read_metrics(run)]
+    said = capsys.readouterr().err
+    assert said.count("The workers are started again and go on from the checkpoint of update") == 2
+    assert said.count("env steps are repeated") == 2
+    lines = [json.loads(line) for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
+    assert len(lines) == len(killed) == 2
+    for line, (_, update) in zip(lines, killed, strict=True):
+        assert "died" in line["what"] and line["env_steps_resumed_from"] >= 64 * update
+        assert line["seconds_until_next_report"] > 0
+
+
+def test_workers_that_keep_failing_stop_the_run_with_their_traceback(session, tmp_path):
+    config = on_two_workers(tiny_config(**OPTIONS | {"env__id": "tests/Broken", "import": "broken_in_workers"}))
+    with pytest.raises(TrainingError) as stop:
+        train(config, run_dir=tmp_path / "run")
+    message = str(stop.value)
+    assert "workers failed 2 times in a row without a checkpoint between (cluster.max_failures=1)" in message
+    assert "there is no checkpoint yet" in message and "--resume" in message
+    assert "ArithmeticError: the moon is in the wrong house" in message and "in step_env" in message
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Of commands that start Ray for themselves."""
+    mark = uuid.uuid4().hex
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    yield mark, {**os.environ, **cache, MARK: mark, "XLA_FLAGS": ""}
+    for pid in processes_of(mark):
+        os.kill(pid, signal.SIGKILL)
+
+
+def command(*words):
+    return [sys.executable, "-m", "hippodrome.launch", "train", *map(str, words)]
+
+
+def test_the_driver_killed_leaves_no_process_and_resume_goes_on(session, finished, tmp_path, environment):
+    run, config = finished
+    mark, variables = environment
+    pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=variables)
+    folder = tmp_path / "run"
+    flags = [*tiny_flags(**OPTIONS), "--cluster.num-workers", "2"]
+    driver = subprocess.Popen(command("quickstart", "--run-dir", folder, *flags), **pipes)
+    wait_until(lambda: newest(folder) >= 3)
+    assert len([words for words in processes_of(mark).values() if words.startswith("ray::Worker")]) == 2
+    driver.kill()
+    driver.wait()
+    wait_until(lambda: not processes_of(mark), 60)
+
+    driver = subprocess.Popen(command("--resume", folder), **pipes)
+    reached = newest(folder)
+    wait_until(lambda: newest(folder) > reached or driver.poll() is not None)
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate(timeout=120)
+    if driver.returncode != 0:  # it had not finished yet
+        assert driver.returncode == 130, said
+        assert "SIGINT: stopped after update" in said and "hippodrome train --resume" in said
+        wait_until(lambda: not processes_of(mark), 60)
+        train(load_config(folder), resume=folder)
+    assert_identical(state_of(folder, config), state_of(run, config))
+
+
+def test_bad_input_is_told_within_seconds(tmp_path, monkeypatch):
+    config = tiny_config(total_env_steps=2048)
+    many = dataclasses.replace(config, num_shards=64, cluster=ClusterConfig(num_workers=64))
+    many = dataclasses.replace(many, env=dataclasses.replace(many.env, num_envs=128))
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=r"num_workers=64 \* cluster.cores_per_worker=1 = 64 cores, but this machine"):
+        train(many, run_dir=tmp_path / "run")
+    for address, message in (
+        ("127.0.0.1:1", "nothing listens there .* start a head node by `ray start --head"),
+        ("somewhere", "must be HOST:PORT of the head node"),
+        ("ray://127.0.0.1:10001", "must be HOST:PORT of the head node"),
+    ):
+        wrong = dataclasses.replace(config, cluster=ClusterConfig(num_workers=1, address=address))
+        with pytest.raises(ConfigError, match=message):
+            train(wrong, run_dir=tmp_path / "run")
+    assert time.monotonic() - began < 10
+    assert not (tmp_path / "run").exists()

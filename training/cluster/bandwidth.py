@@ -1,0 +1,31 @@
+"""How fast the processes of a group add up arrays: what a training step waits for."""
+
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from hippodrome.training.processes import put
+
+
+def measure(sizes: list[int], repeats: int) -> list[float]:
+    """Median seconds of a psum of float32 arrays of so many bytes over all devices; called in every process."""
+    mesh = Mesh(jax.devices(), ("devices",))
+    same = PartitionSpec()
+    add_up = jax.jit(
+        jax.shard_map(lambda x: jax.lax.pmean(x, "devices"), mesh=mesh, in_specs=same, out_specs=same, check_vma=False)
+    )
+    medians = []
+    for size in sizes:
+        array = put(np.ones(max(1, size // 4), jnp.float32), NamedSharding(mesh, same))
+        jax.block_until_ready(add_up(array))
+        seconds = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            jax.block_until_ready(add_up(array))
+            seconds.append(time.perf_counter() - began)
+        medians.append(statistics.median(seconds))
+    return medians

@@ -1,0 +1,142 @@
+"""The driver: starts a group of workers, shows how they get on, and starts another where one dies."""
+
+import datetime
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from hippodrome.training.checkpoint import Checkpointer
+from hippodrome.training.config import TrainConfig, save_config
+from hippodrome.training.errors import HippodromeError, RunFolderError, TrainingError
+from hippodrome.training.interrupt import interrupt_flag
+from hippodrome.training.loop import run_folder, show_result
+from hippodrome.training.metrics import METRICS_FILE
+from hippodrome.training.progress import ProgressBar
+
+from .group import Group, WorkerLost, group_of, require_room
+from .nodes import require_equal_nodes
+
+FAILURES_FILE = "failures.jsonl"
+_SECONDS_BETWEEN_REPORTS = 0.2
+
+
+def supervise(
+    config: TrainConfig, run_dir: str | Path | None, resume: str | Path | None, command: list[str] | None
+) -> Path:
+    """Train with workers in the session of Ray that there is; see `train_on_cluster`."""
+    require_room(config.cluster)
+    folder = run_folder(config, run_dir, resume).absolute()
+    try:
+        _save(config, folder)
+        require_equal_nodes(folder)
+        result = _Supervisor(config, folder, command).train(resume is not None)
+    except HippodromeError as error:
+        if error.exit_code == 2 and resume is None and not (folder / METRICS_FILE).exists():
+            shutil.rmtree(folder, ignore_errors=True)  # nothing was trained; its name is free again
+        raise
+    show_result(folder, result)
+    return folder
+
+
+class _Supervisor:
+    """Keeps a run going whatever happens to its workers."""
+
+    def __init__(self, config: TrainConfig, folder: Path, command: list[str] | None):
+        self.config = config
+        self.folder = folder
+        self.command = command
+        self.checkpoints = Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep)
+        self.steps_per_update = config.agent.num_steps * config.env.num_envs
+        self.env_steps = 0
+        self._failure: dict[str, Any] | None = None
+        self._failed_at = 0.0
+
+    def train(self, resume: bool) -> dict[str, Any]:
+        """The result of the final evaluation."""
+        total = max(self.config.total_env_steps // self.steps_per_update, 1) * self.steps_per_update
+        failures, newest = 0, self._newest()
+        with ProgressBar(total) as bar, interrupt_flag() as interrupted:
+            while True:
+                try:
+                    with group_of(self.config) as group:
+                        return self._follow(group, bar, interrupted, resume)
+                except WorkerLost as lost:
+                    self._failed_at = time.monotonic()
+                    failures = failures + 1 if self._newest() == newest else 1
+                    newest, resume = self._newest(), True
+                    if failures > self.config.cluster.max_failures:
+                        raise TrainingError(self._give_up(failures, lost)) from None
+                    self._note(bar, lost)
+
+    def _follow(self, group: Group, bar: ProgressBar, interrupted: list[int], resume: bool) -> dict[str, Any]:
+        hosts = sorted({place["host"] for place in group.places})
+        bar.say(f"{len(group.workers)} workers on {len(hosts)} node{'s' * (len(hosts) > 1)}: {', '.join(hosts)}")
+        references = group.call("train", self.folder, resume, self.command)
+        pending, told = list(references), False
+        while pending:
+            done, pending = ray.wait(pending, num_returns=len(pending), timeout=_SECONDS_BETWEEN_REPORTS)
+            group.check(done, references)
+            if interrupted and not told:
+                group.get([group.leader.interrupt.remote(interrupted[0])])
+                told = True
+            self._pass_on(group.get([group.leader.reports.remote()])[0], bar)
+        result = ray.get(references[0])
+        self._pass_on(group.get([group.leader.reports.remote()])[0], bar)
+        return result
+
+    def _pass_on(self, reports: list[tuple[str, tuple, dict[str, Any]]], bar: ProgressBar) -> None:
+        for name, args, kwargs in reports:
+            getattr(bar, name)(*args, **kwargs)
+            if name == "update":
+                self.env_steps = args[0]
+                self._went_on()
+
+    def _note(self, bar: ProgressBar, lost: WorkerLost) -> None:
+        """Say what happened, and what is repeated."""
+        newest = self._newest()
+        from_steps = 0 if newest is None else newest * self.steps_per_update
+        repeated = max(0, self.env_steps - from_steps)
+        where = "its beginning" if newest is None else f"the checkpoint of update {newest}"
+        bar.say(f"{lost}\nThe workers are started again and go on from {where}; {repeated:,} env steps are repeated")
+        self._failure = {
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "what": str(lost),
+            "env_steps_reached": self.env_steps,
+            "env_steps_resumed_from": from_steps,
+        }
+
+    def _went_on(self) -> None:
+        """Write a line about the failure that the first report after it ends."""
+        if self._failure is None:
+            return
+        line = {**self._failure, "seconds_until_next_report": round(time.monotonic() - self._failed_at, 1)}
+        self._failure = None
+        try:
+            with (self.folder / FAILURES_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise RunFolderError(f"{self.folder / FAILURES_FILE} cannot be written: {error.strerror}") from error
+
+    def _newest(self) -> int | None:
+        steps = self.checkpoints.steps()
+        return steps[-1] if steps else None
+
+    def _give_up(self, failures: int, lost: WorkerLost) -> str:
+        newest = self._newest()
+        saved = "there is no checkpoint yet" if newest is None else f"the newest checkpoint is that of update {newest}"
+        return (
+            f"workers failed {failures} times in a row without a checkpoint between (cluster.max_failures="
+            f"{self.config.cluster.max_failures}); {saved}. Once the cause is mended, go on with `hippodrome train "
+            f"--resume {self.folder}`. The last failure: {lost}"
+        )
+
+
+def _save(config: TrainConfig, folder: Path) -> None:
+    try:
+        save_config(config, folder / "config.yaml")
+    except OSError as error:
+        raise RunFolderError(f"run folder {folder} cannot be written: {error.strerror}") from error

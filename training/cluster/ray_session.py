@@ -1,0 +1,104 @@
+"""Ray while a command needs it: a cluster of this machine alone, or one that is joined."""
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hippodrome.training.errors import ConfigError
+from hippodrome.training.schema import ClusterConfig
+
+from .package import stage_packages
+
+# The name has history: where it is 0, Ray gives every port the loopback address, on any system.
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_OBJECT_STORE_BYTES = 512 * 2**20
+_CONNECT_SECONDS = 5.0
+
+
+@contextlib.contextmanager
+def connected(cluster: ClusterConfig, *, import_modules: Sequence[str] = ()) -> Iterator[None]:
+    """Ray for the length of the block; a session that is there already is used and left as it is.
+
+    Args:
+        cluster: its address; without one a cluster of this machine alone is started, on loopback, without a dashboard,
+            with as many cores as the workers need, and ended with the block, or with this process.
+        import_modules: packages that the nodes of a joined cluster are given besides hippodrome.
+
+    Raises:
+        ConfigError: if this machine has fewer cores than the workers need, nothing listens at the address, or what
+            does is no Ray cluster of this version.
+    """
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    with contextlib.ExitStack() as stack:
+        if cluster.address is None:
+            _require_cores(cluster)
+            os.environ.setdefault(_LOOPBACK, "0")
+            import ray
+
+            ray.init(
+                num_cpus=max(1, cluster.num_workers) * cluster.cores_per_worker,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **quiet,
+            )
+        else:
+            _require_listener(cluster.address)
+            import ray
+
+            staged = stack.enter_context(tempfile.TemporaryDirectory(prefix="hippodrome-package-"))
+            folders = stage_packages(Path(staged), import_modules)
+            _join(cluster.address, {"py_modules": [str(folder) for folder in folders]}, quiet)
+        stack.callback(ray.shutdown)
+        yield
+
+
+def usable_cores() -> int:
+    """Cores this process may compute on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _require_cores(cluster: ClusterConfig) -> None:
+    needed, there = cluster.num_workers * cluster.cores_per_worker, usable_cores()
+    if needed > there:
+        raise ConfigError(
+            f"cluster.num_workers={cluster.num_workers} * cluster.cores_per_worker={cluster.cores_per_worker} = "
+            f"{needed} cores, but this machine has {there}; lower them, or join a larger cluster by --cluster.address"
+        )
+
+
+def _require_listener(address: str) -> None:
+    """Raise ConfigError within seconds where nothing listens."""
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if address.startswith("ray://") or not colon or not port.isdecimal():
+        raise ConfigError(
+            f"cluster.address={address!r} must be HOST:PORT of the head node, as `ray start --head` prints it, or "
+            '"auto" on a node of the cluster'
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"cluster.address={address}: nothing listens there ({error}); start a head node by `ray start --head "
+            "--port PORT`, or leave the address out to train on this machine"
+        ) from error
+
+
+def _join(address: str, runtime_env: dict[str, Any], quiet: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, runtime_env=runtime_env, **quiet)
+    except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
+        ray.shutdown()
+        raise ConfigError(f"cluster.address={address}: the Ray cluster there cannot be joined: {error}") from error

@@ -1,0 +1,86 @@
+"""Several processes that train one run together, each with devices of its own: what must be done by all of them.
+
+Every process runs the same program on the same state, of which it holds the parts that are on its devices
+(`jax.distributed`). The first one, the leader, writes and evaluates. In a process alone these functions do nothing.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+def is_leader() -> bool:
+    """Whether this process writes the run folder."""
+    return jax.process_index() == 0
+
+
+def run_devices(num_devices: int) -> list[jax.Device]:
+    """The first `num_devices` of each process, in the order of the processes.
+
+    Raises:
+        ValueError: if a process has fewer.
+    """
+    chosen = []
+    for process in range(jax.process_count()):
+        devices = [device for device in jax.devices() if device.process_index == process]
+        if len(devices) < num_devices:
+            raise ValueError(f"num_devices={num_devices}, but process {process} has {len(devices)} devices")
+        chosen += devices[:num_devices]
+    return chosen
+
+
+def agree(numbers: Sequence[int]) -> list[int]:
+    """The highest of each number over all processes."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    mesh = Mesh(run_devices(1), ("processes",))
+    mine = np.asarray(numbers, np.int32)
+    everyone = jax.make_array_from_callback(
+        (mesh.size, *mine.shape), NamedSharding(mesh, PartitionSpec("processes")), lambda _: mine[None]
+    )
+    highest = jax.jit(_highest, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return np.asarray(highest(everyone)).tolist()
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays that every process has whole, spread over the devices of all; those that are spread already stay."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf
+        if _is_key(leaf):
+            return jax.random.wrap_key_data(one(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(one, tree)
+
+
+def whole(tree: Any) -> Any:
+    """Arrays spread over several processes, whole in each; leaf by leaf, so that memory holds few copies."""
+    if jax.process_count() == 1:
+        return tree
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return leaf
+        if _is_key(leaf):
+            return jax.random.wrap_key_data(one(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        return np.asarray(leaf) if leaf.is_fully_replicated else multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(one, tree)
+
+
+def _highest(numbers: jax.Array) -> jax.Array:
+    return numbers.max(axis=0)
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
