@@ -19,8 +19,10 @@ commands:
   predict    let a run's world model foresee episodes: errors by step, pictures, a GIF
   record     write episodes of a run's policy, or of random actions, to a file to learn from
   suite      train and score one agent per environment of a suite
+  sweep      search for a configuration by many trials, through Ray Tune
+  cluster-check  does a Ray cluster have what training needs
   bench      compare memories on sequence tasks of seconds
-  list       show the environments, memories, agents, configs and suites there are
+  list       show the environments, memories, agents, configs, suites and sweeps there are
 
 examples:
   hippodrome train                                       the default experiment, configs/quickstart.yaml
@@ -33,6 +35,8 @@ examples:
   hippodrome record runs/mine --episodes 512 --out mine.npz
   hippodrome train dreamer --dataset mine.npz
   hippodrome suite popgym-easy --total-env-steps 1e6
+  hippodrome train --cluster.num-workers 4
+  hippodrome sweep repeat-previous-medium --run-dir runs/sweep
   hippodrome bench memory s5 mamba gru --probes parity induction
   hippodrome list envs --json
 

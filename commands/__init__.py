@@ -11,6 +11,8 @@ COMMANDS = {
     "predict": "look:predict",
     "record": "look:record",
     "suite": "suite:suite",
+    "sweep": "sweep:sweep",
+    "cluster-check": "cluster:check",
     "bench": "bench:bench",
     "list": "lists:list_names",
 }

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-LISTS = ("envs", "memories", "agents", "configs", "suites")
+LISTS = ("envs", "memories", "agents", "configs", "suites", "sweeps")
 
 
 def list_names(arguments: list[str]) -> int:
@@ -43,6 +43,6 @@ def _names(what: str) -> list[str]:
         from hippodrome.training.config import list_configs
 
         return list_configs()
-    from hippodrome.training.config import list_suites
+    from hippodrome.training.config import list_suites, list_sweeps
 
-    return list_suites()
+    return list_suites() if what == "suites" else list_sweeps()

@@ -45,6 +45,7 @@ __all__ = [
     "config_name",
     "list_configs",
     "list_suites",
+    "list_sweeps",
     "load_config",
     "load_suite",
     "read_yaml",
@@ -103,8 +104,12 @@ def save_config(config: TrainConfig, path: str | Path) -> None:
     Raises:
         OSError: if the folder cannot be written.
     """
-    path = Path(path)
-    text = yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+    write_yaml(dataclasses.asdict(config), Path(path))
+
+
+def write_yaml(fields: dict[str, Any], path: Path) -> None:
+    """Write a mapping as YAML; whole or not at all. Raises OSError if the folder cannot be written."""
+    text = yaml.safe_dump(_plain(fields), sort_keys=False, allow_unicode=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -133,7 +138,7 @@ def config_differences(
         names: how the lines call them.
         ignore: dotted paths of fields or sections that may differ.
     """
-    left, right = (_flatten(dataclasses.asdict(each)) for each in (here, there))
+    left, right = (flat_fields(dataclasses.asdict(each)) for each in (here, there))
     # Under another kind, the fields that only one of the kinds has say nothing new.
     other_kind = tuple(f"{each}." for each in ("memory", "agent") if left[f"{each}.kind"] != right[f"{each}.kind"])
     lines = []
@@ -167,6 +172,22 @@ def find_config(source: str | Path) -> Path:
         raise ConfigError(f"there is no file or run folder {source}; shipped configs: {', '.join(list_configs())}")
     message = unknown_name("config", name.removesuffix(".yaml").removeprefix("configs/"), list_configs())
     raise ConfigError(f"{message}; give a YAML file, a run folder or one of those names")
+
+
+def list_sweeps() -> list[str]:
+    """Names of the shipped sweeps."""
+    return _yaml_names("configs/sweeps")
+
+
+def find_sweep(source: str | Path) -> Path:
+    """The YAML file of a sweep that `source` names: itself, or a shipped one. Raises ConfigError if there is none."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    if str(source) in list_sweeps():
+        return _shipped("configs/sweeps") / f"{source}.yaml"
+    message = unknown_name("sweep", source, list_sweeps())
+    raise ConfigError(f"{message}; give a YAML file or one of those names")
 
 
 def config_name(source: str | Path) -> str:
@@ -260,11 +281,12 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_fields(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted path; an empty mapping stays a value."""
     flat: dict[str, Any] = {}
     for key, each in value.items():
         if isinstance(each, dict) and each:
-            flat |= _flatten(each, f"{prefix}{key}.")
+            flat |= flat_fields(each, f"{prefix}{key}.")
         else:
             flat[prefix + key] = each
     return flat

@@ -348,7 +348,8 @@ class Run:
         if row["episode_return"] is not None:
             self._last_return = row["episode_return"]
         speeds = {"steps_per_second": watch.steps_per_second, "learning_speed": watch.learning_speed}
-        self._bar.update(env_steps, **speeds, episode_return=self._last_return)
+        by_seed = row.get("per_seed", {}).get("episode_return", [row["episode_return"]])
+        self._bar.update(env_steps, **speeds, episode_return=self._last_return, seed_returns=by_seed)
 
     def _save(self) -> None:
         if self._saved_update == self.update:

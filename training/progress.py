@@ -76,6 +76,7 @@ class Reporter(Protocol):
         steps_per_second: float | None = None,
         learning_speed: float | None = None,
         episode_return: float | None = None,
+        seed_returns: list[float | None] | None = None,
     ) -> None:
         """How far it is, see `ProgressBar.update`."""
 
@@ -113,6 +114,7 @@ class ProgressBar:
         steps_per_second: float | None = None,
         learning_speed: float | None = None,
         episode_return: float | None = None,
+        seed_returns: list[float | None] | None = None,
     ) -> None:
         """Show where the run is; off a terminal, print a line if the last is some time ago or this is the end.
 
@@ -121,7 +123,9 @@ class ProgressBar:
             steps_per_second: of training alone, None while unknown.
             learning_speed: the same since learning began, by which the time left is told; None before.
             episode_return: mean of the latest episodes, None while none ended.
+            seed_returns: the same of each seed; not shown.
         """
+        del seed_returns
         status = self._status(env_steps, steps_per_second, learning_speed, episode_return)
         if self.console.is_terminal:
             self._progress.update(self._task, completed=env_steps, description="training", status=status)

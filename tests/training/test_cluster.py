@@ -46,7 +46,7 @@ class Broken(type(make("popgym/RepeatPreviousEasy"))):
         if "ray" in sys.argv[0]:
             raise ArithmeticError("the moon is in the wrong house")
         return super().step_env(*args)
-register_env("tests/Broken")(Broken)
+register_env("tests/Broken", Broken)
 """
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")

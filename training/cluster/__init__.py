@@ -10,9 +10,9 @@ from pathlib import Path
 
 from hippodrome.training.config import TrainConfig
 
-from .ray_session import connected
+from .ray_session import connected, usable_cores
 
-__all__ = ["connected", "train_on_cluster"]
+__all__ = ["connected", "train_on_cluster", "usable_cores"]
 
 
 def train_on_cluster(

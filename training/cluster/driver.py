@@ -32,7 +32,7 @@ def supervise(
     folder = run_folder(config, run_dir, resume).absolute()
     try:
         _save(config, folder)
-        require_equal_nodes(folder)
+        require_equal_nodes(folder, config.import_modules)
         result = _Supervisor(config, folder, command).train(resume is not None)
     except HippodromeError as error:
         if error.exit_code == 2 and resume is None and not (folder / METRICS_FILE).exists():

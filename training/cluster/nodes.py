@@ -5,12 +5,14 @@ import os
 import platform
 import secrets
 import socket
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hippodrome import __version__
 from hippodrome.training.errors import ConfigError
 from hippodrome.training.run_folder import PACKAGES, installed_versions
 
@@ -18,21 +20,18 @@ _TOKEN = ".shared_folder"
 _SECONDS = 60.0
 
 
-def require_equal_nodes(folder: Path) -> None:
-    """Raise ConfigError unless all nodes have the same versions as this process, and see the same run folder."""
-    token = secrets.token_hex(8)
-    (folder / _TOKEN).write_text(token, encoding="ascii")
-    try:
-        reports = ask_nodes(folder)
-    finally:
-        with contextlib.suppress(OSError):
-            (folder / _TOKEN).unlink()
-    found = version_differences(
-        {"this process": own_versions(), **{name: each["versions"] for name, each in reports.items()}}
-    )
+def require_equal_nodes(folder: Path, import_modules: Sequence[str] = ()) -> None:
+    """Raise ConfigError unless all nodes have this process's versions, import the packages and see the run folder."""
+    with shared_token(folder) as token:
+        reports = ask_nodes(folder, import_modules)
+    versions = {"this process": own_versions(), **{name: each["versions"] for name, each in reports.items()}}
+    found = version_differences(versions)
     if found:
         listing = "\n".join(f"  - {line}" for line in found)
         raise ConfigError(f"the nodes of the cluster differ in what is installed:\n{listing}\nMake them the same")
+    broken = [f"{name}: {each['error']}" for name, each in reports.items() if each["error"]]
+    if broken:
+        raise ConfigError(broken)
     blind = [name for name, each in reports.items() if each["token"] != token]
     if blind:
         raise ConfigError(
@@ -41,8 +40,30 @@ def require_equal_nodes(folder: Path) -> None:
         )
 
 
-def ask_nodes(folder: Path | None = None) -> dict[str, dict[str, Any]]:
+@contextlib.contextmanager
+def shared_token(folder: Path | None) -> Iterator[str | None]:
+    """A word in a file of the folder, for nodes to read; None where there is no folder."""
+    if folder is None:
+        yield None
+        return
+    token, path = secrets.token_hex(8), folder / _TOKEN
+    path.write_text(token, encoding="ascii")
+    try:
+        yield token
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def ask_nodes(
+    folder: Path | None = None, import_modules: Sequence[str] = (), *, devices: bool = False
+) -> dict[str, dict[str, Any]]:
     """What every node that is alive says of itself, by name and address.
+
+    Args:
+        folder: whose token to read.
+        import_modules: packages to import.
+        devices: whether to ask jax for its devices, which takes seconds.
 
     Raises:
         ConfigError: for a node that cannot import the package or does not answer.
@@ -53,7 +74,9 @@ def ask_nodes(folder: Path | None = None) -> dict[str, dict[str, Any]]:
         if node["Alive"]:
             name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
             where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            asked[name] = ask.options(num_cpus=0, scheduling_strategy=where, max_retries=0).remote(folder)
+            gpus = node["Resources"].get("GPU", 0) if devices else 0
+            options = {"num_cpus": 0, "num_gpus": gpus, "scheduling_strategy": where, "max_retries": 0}
+            asked[name] = ask.options(**options).remote(folder, list(import_modules), devices)
     reports = {}
     for name, reference in asked.items():
         try:
@@ -64,18 +87,37 @@ def ask_nodes(folder: Path | None = None) -> dict[str, dict[str, Any]]:
     return reports
 
 
-def describe_node(folder: Path | None) -> dict[str, Any]:
+def describe_node(folder: Path | None, import_modules: list[str], devices: bool) -> dict[str, Any]:
     """What this process has: runs on a node."""
-    token = None
+    from hippodrome.training.plugins import load_plugins
+
+    token, error, found = None, None, []
     if folder is not None:
         with contextlib.suppress(OSError):
             token = (folder / _TOKEN).read_text(encoding="ascii")
-    return {"hostname": socket.gethostname(), "cores": os.cpu_count(), "versions": own_versions(), "token": token}
+    try:
+        load_plugins(import_modules)
+    except ConfigError as wrong:
+        error = str(wrong)
+    if devices:
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        import jax
+
+        found = [device.device_kind for device in jax.local_devices()]
+    return {
+        "hostname": socket.gethostname(),
+        "cores": os.cpu_count(),
+        "versions": own_versions(),
+        "devices": found,
+        "token": token,
+        "error": error,
+    }
 
 
 def own_versions() -> dict[str, str]:
     """Versions of what must be the same on every node."""
-    return {"python": platform.python_version(), "ray": ray.__version__, **installed_versions(PACKAGES)}
+    own = {"python": platform.python_version(), "ray": ray.__version__, "hippodrome": __version__}
+    return {**own, **installed_versions(PACKAGES)}
 
 
 def version_differences(versions: dict[str, dict[str, str]]) -> list[str]:
@@ -86,7 +128,6 @@ def version_differences(versions: dict[str, dict[str, str]]) -> list[str]:
         for where, each in versions.items():
             places.setdefault(each.get(package, "absent"), []).append(where)
         if len(places) > 1:
-            lines.append(
-                f"{package}: " + "; ".join(f"{version} on {', '.join(names)}" for version, names in places.items())
-            )
+            listing = "; ".join(f"{version} on {', '.join(names)}" for version, names in places.items())
+            lines.append(f"{package}: {listing}")
     return lines

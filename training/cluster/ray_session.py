@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,16 @@ _CONNECT_SECONDS = 5.0
 
 
 @contextlib.contextmanager
-def connected(cluster: ClusterConfig, *, import_modules: Sequence[str] = ()) -> Iterator[None]:
+def connected(
+    cluster: ClusterConfig, *, import_modules: Sequence[str] = (), variables: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """Ray for the length of the block; a session that is there already is used and left as it is.
 
     Args:
         cluster: its address; without one a cluster of this machine alone is started, on loopback, without a dashboard,
             with as many cores as the workers need, and ended with the block, or with this process.
         import_modules: packages that the nodes of a joined cluster are given besides hippodrome.
+        variables: environment variables of every process that Ray starts; a session that is there keeps its own.
 
     Raises:
         ConfigError: if this machine has fewer cores than the workers need, nothing listens at the address, or what
@@ -37,6 +40,7 @@ def connected(cluster: ClusterConfig, *, import_modules: Sequence[str] = ()) -> 
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield
         return
+    runtime_env: dict[str, Any] = {"env_vars": dict(variables)} if variables else {}
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     with contextlib.ExitStack() as stack:
         if cluster.address is None:
@@ -48,6 +52,7 @@ def connected(cluster: ClusterConfig, *, import_modules: Sequence[str] = ()) -> 
                 num_cpus=max(1, cluster.num_workers) * cluster.cores_per_worker,
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
+                runtime_env=runtime_env or None,
                 **quiet,
             )
         else:
@@ -56,7 +61,8 @@ def connected(cluster: ClusterConfig, *, import_modules: Sequence[str] = ()) -> 
 
             staged = stack.enter_context(tempfile.TemporaryDirectory(prefix="hippodrome-package-"))
             folders = stage_packages(Path(staged), import_modules)
-            _join(cluster.address, {"py_modules": [str(folder) for folder in folders]}, quiet)
+            runtime_env["py_modules"] = [str(folder) for folder in folders]
+            _join(cluster.address, runtime_env, quiet)
         stack.callback(ray.shutdown)
         yield
 
