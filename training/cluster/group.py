@@ -81,7 +81,7 @@ class Group:
         place = self.places[rank]
         who = f"worker {rank} (process {place['pid']} on {place['host']})"
         if isinstance(error, ray.exceptions.RayTaskError):
-            return f"{who} raised an error:\n{error.traceback_str}"
+            return f"{who} raised an error:\n{error}"
         return f"{who} died: {_death(error)}"
 
 
