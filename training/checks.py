@@ -220,16 +220,17 @@ def _host_problems(config: TrainConfig, env: Any) -> list[Problem]:
         message = f"env.host_workers={workers} must be 0: env.id={name!r} steps in JAX, on the device that trains"
         return [Problem(message, ("env.host_workers", "env.id"))] if workers else []
     remedies = {
-        "num_seeds": "train one seed after another, each by a command with its --seed",
-        "num_devices": "set num_devices=1",
+        "num_seeds": (config.num_seeds, 1, "train one seed after another, each by a command with its --seed"),
+        "num_devices": (config.num_devices, 1, "set num_devices=1"),
+        "cluster.num_workers": (config.cluster.num_workers, 0, "step it in processes by --env.host-workers"),
     }
     return [
         Problem(
-            f"{field}={getattr(config, field)} must be 1 with env.id={name!r}, which steps on the host: {remedy}",
+            f"{field}={value} must be {most} with env.id={name!r}, which steps on the host: {remedy}",
             (field, "env.id"),
         )
-        for field, remedy in remedies.items()
-        if getattr(config, field) > 1
+        for field, (value, most, remedy) in remedies.items()
+        if value > most
     ]
 
 

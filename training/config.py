@@ -79,8 +79,20 @@ def load_config(
     Raises:
         ConfigError: with every error of the file, or else every error of the command line.
     """
-    path = find_config(source)
-    raw = read_yaml(path)
+    raw = read_yaml(find_config(source))
+    return config_from(raw, overrides, where=str(source), prog=prog, description=description)
+
+
+def config_from(
+    raw: dict[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    where: str,
+    prog: str = "hippodrome train",
+    description: str = "",
+) -> TrainConfig:
+    """The configuration of a mapping as `read_yaml` gives it; arguments and errors as of `load_config`."""
+    raw = dict(raw)
     early = take_early(overrides)
     imports = raw.get("import_modules") or []
     if isinstance(imports, list) and all(isinstance(each, str) for each in imports):
@@ -88,7 +100,7 @@ def load_config(
         raw["import_modules"] = imports
         load_plugins(imports)
     raw = switch_env(switch_kinds(raw, early.kinds, _LOG.warning), early.rest, _LOG.warning)
-    config = validate(raw, where=str(source))
+    config = validate(raw, where=where)
     if early.rest:
         parsed = parse_overrides(config, early.rest, read_word=parse_scalar, prog=prog, description=description)
         config = validate(dataclasses.asdict(parsed), where="command line")
@@ -96,6 +108,22 @@ def load_config(
     if "num_shards" not in raw and not any(word.startswith("--num-shards") for word in early.rest):
         return dataclasses.replace(config, num_shards=config.total_devices)
     return config
+
+
+def merged(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`raw` with nested values replaced; another kind of memory or agent drops the fields it does not have."""
+    kinds = {}
+    for section in ("memory", "agent"):
+        value = changes.get(section)
+        if isinstance(value, str):
+            changes = {**changes, section: {"kind": value}}
+        if isinstance(changes.get(section), dict) and "kind" in changes[section]:
+            kinds[section] = changes[section]["kind"]
+    result = switch_kinds(raw, kinds, _LOG.warning)
+    for name, value in changes.items():
+        before = result.get(name)
+        result[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+    return result
 
 
 def save_config(config: TrainConfig, path: str | Path) -> None:

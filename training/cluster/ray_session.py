@@ -49,6 +49,7 @@ def connected(
             import ray
 
             ray.init(
+                address="local",  # a cluster that runs on this machine is not meant
                 num_cpus=max(1, cluster.num_workers) * cluster.cores_per_worker,
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
@@ -57,6 +58,8 @@ def connected(
             )
         else:
             _require_listener(cluster.address)
+            if cluster.address.startswith(("127.", "localhost:")):
+                os.environ.setdefault(_LOOPBACK, "0")  # else this process would look for a node of its outer address
             import ray
 
             staged = stack.enter_context(tempfile.TemporaryDirectory(prefix="hippodrome-package-"))
@@ -107,4 +110,8 @@ def _join(address: str, runtime_env: dict[str, Any], quiet: dict[str, Any]) -> N
         ray.init(address=address, runtime_env=runtime_env, **quiet)
     except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
         ray.shutdown()
-        raise ConfigError(f"cluster.address={address}: the Ray cluster there cannot be joined: {error}") from error
+        raise ConfigError(
+            f"cluster.address={address}: what listens there cannot be joined: {error}. It must be the head of a Ray "
+            f"cluster of this version ({ray.__version__}); where it asks for a token, as `ray start` does by itself, "
+            "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to that of the head node"
+        ) from error

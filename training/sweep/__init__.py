@@ -77,6 +77,8 @@ def _run(folder: Path, sweep: SweepConfig, overrides: Sequence[str], *, resume: 
         cores_per_worker=sweep.cores_per_trial,
     )
     variables = {"NPROC": str(sweep.cores_per_trial), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+    # A trial that was paused, or failed, compiles the same program again.
+    variables["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
     if not sweep.gpus_per_trial:
         variables["JAX_PLATFORMS"] = "cpu"
     elif sweep.gpus_per_trial < 1:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from pydantic import Field
 from hippodrome.training.checks import check_config
 from hippodrome.training.config import (
     config_differences,
+    config_from,
+    find_config,
     find_sweep,
-    flat_fields,
-    load_config,
+    merged,
     read_yaml,
     write_yaml,
 )
@@ -112,8 +114,14 @@ def save_sweep(sweep: SweepConfig, path: Path) -> None:
 
 def trial_config(sweep: SweepConfig, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> TrainConfig:
     """The configuration of a trial with these values of the space."""
-    words = [*flags({**flat_fields(sweep.base), **values}), *overrides]
-    return load_config(sweep.config, words)
+    log = logging.getLogger("hippodrome.config")
+    level = log.level
+    log.setLevel(logging.ERROR)  # which fields a kind of memory does not have would be told for every trial
+    try:
+        raw = merged(read_yaml(find_config(sweep.config)), sweep.base)
+        return config_from(raw, [*flags(values), *overrides], where=f"{sweep.config} with the base of the sweep")
+    finally:
+        log.setLevel(level)
 
 
 def flags(values: Mapping[str, Any]) -> list[str]:
@@ -140,8 +148,6 @@ def _validate(raw: dict[str, Any], where: str) -> SweepConfig:
     known = {field.name for field in dataclasses.fields(SweepConfig)}
     errors = [unknown_name("key", name, known) for name in raw if name not in known]
     fields = {name: value for name, value in raw.items() if name in known}
-    if isinstance(fields.get("base"), Mapping) and isinstance(fields["base"].get("memory"), str):
-        fields["base"] = {**fields["base"], "memory": {"kind": fields["base"]["memory"]}}
     try:
         sweep = pydantic.TypeAdapter(SweepConfig).validate_json(json.dumps(fields), strict=True)
     except pydantic.ValidationError as error:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
 import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
@@ -36,7 +37,8 @@ def run_trials(folder: Path, sweep: SweepConfig, overrides: Sequence[str], *, re
         TrainingInterrupted: after Ctrl-C; `hippodrome sweep --resume` goes on.
     """
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths of a configuration mean this folder
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # else Ray Tune prints its own boxes
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     trainable = tune.with_resources(
         partial(train_trial, sweep=sweep, overrides=list(overrides), folder=folder / "trials"),
         {"cpu": sweep.cores_per_trial, "gpu": sweep.gpus_per_trial},

@@ -1,7 +1,6 @@
 """One trial: a run of a sweep, in a process that Ray Tune started; it may have had trials before this one."""
 
 import json
-import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -31,7 +30,6 @@ def train_trial(values: Mapping[str, Any], *, sweep: SweepConfig, overrides: lis
         overrides: flags that hold for every trial.
         folder: of all trials.
     """
-    logging.getLogger("hippodrome.config").setLevel(logging.ERROR)
     run = folder / tune.get_context().get_trial_id()
     config = trial_config(sweep, values, overrides)
     goes_on = (run / "config.yaml").is_file()
@@ -40,6 +38,8 @@ def train_trial(values: Mapping[str, Any], *, sweep: SweepConfig, overrides: lis
     _take_over(run)
     reporter = _Reporter(run, points=sweep.scheduler == "pbt")
     trained = run_training(prepare(config, run if goes_on or _has_any(run) else None), run, reporter, [])
+    # A trial may have ended before, and the driver been killed before it heard of that.
+    reporter.env_steps = trained.update * trained.experiment.steps_per_update
     reporter.finish(trained.finish())
 
 
