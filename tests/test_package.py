@@ -16,6 +16,7 @@ import pytest
 from hippodrome import training
 from hippodrome.launch import main
 from hippodrome.training import suite
+from hippodrome.training.cluster.package import FOLDERS
 from hippodrome.training.config import load_config, save_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +53,10 @@ def test_every_subpackage_is_listed():
     assert listed == sorted(listed)
     found = [".".join(("hippodrome", *each.relative_to(ROOT).parts)) for each in package_folders()]
     assert sorted(found) == listed
+
+
+def test_nodes_are_given_every_subpackage():
+    assert list(FOLDERS) == sorted({each.relative_to(ROOT).parts[0] for each in package_folders() if each != ROOT})
 
 
 def test_every_folder_with_code_or_yaml_is_a_package():

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from hippodrome import launch
 from hippodrome.training import train
 from hippodrome.training.checkpoint import Checkpointer
 from hippodrome.training.cluster import connected
+from hippodrome.training.cluster.package import stage_packages
 from hippodrome.training.config import load_config
 from hippodrome.training.errors import ConfigError, TrainingError
 from hippodrome.training.metrics import read_metrics
@@ -220,6 +222,59 @@ def test_the_driver_killed_leaves_no_process_and_resume_goes_on(session, finishe
         train(load_config(folder), resume=folder)
     assert_identical(state_of(folder, config), state_of(run, config))
     wait_until(lambda: not left & set(processes_of(mark)), 120)
+
+
+def test_nodes_that_differ_or_do_not_share_the_folder_are_named(session, tmp_path, monkeypatch):
+    from hippodrome.training.cluster import nodes
+
+    nodes.require_equal_nodes(tmp_path)
+    assert not list(tmp_path.iterdir())
+    same = {"jax": "1.0", "ray": "2.0"}
+    assert nodes.version_differences({"a": same, "b": dict(same)}) == []
+    assert nodes.version_differences({"a": same, "b": {"jax": "1.1", "ray": "2.0"}, "c": {"ray": "2.0"}}) == [
+        "jax: 1.0 on a; 1.1 on b; absent on c"
+    ]
+
+    def answers(**changes):
+        own = {"versions": nodes.own_versions(), "token": None, "error": None, **changes}
+        monkeypatch.setattr(nodes, "ask_nodes", lambda *_: {"far (10.0.0.2)": own})
+
+    answers()
+    with pytest.raises(ConfigError, match=r"is not shared: far \(10.0.0.2\) cannot see .* choose a --run-dir"):
+        nodes.require_equal_nodes(tmp_path)
+    answers(versions={**nodes.own_versions(), "jax": "0.1"})
+    with pytest.raises(ConfigError, match=r"jax: .* on this process; 0.1 on far \(10.0.0.2\)"):
+        nodes.require_equal_nodes(tmp_path)
+    answers(error="--import mine: ModuleNotFoundError")
+    with pytest.raises(ConfigError, match=r"far .*: --import mine"):
+        nodes.require_equal_nodes(tmp_path)
+
+
+def test_cluster_check_tells_in_one_table(session, tmp_path, capsys):
+    assert launch.main(["cluster-check", "--folder", str(tmp_path), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["ok"] and result["problems"] == [] and result["workers"] == 2
+    (node,) = result["nodes"].values()
+    assert set(node["devices"]) == {"cpu"} and "jax" in node["versions"]
+    assert [each["bytes"] for each in result["all_reduce"]] == [4096, 4 * 2**20, 64 * 2**20]
+    assert all(each["seconds"] > 0 for each in result["all_reduce"])
+    assert launch.main(["cluster-check", "--folder", str(tmp_path / "nowhere")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_what_nodes_are_given_is_the_package(tmp_path):
+    (tmp_path / "one_file.py").write_text("answer = 42\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        package, module = stage_packages(tmp_path / "staged", ["one_file"])
+    script = "import hippodrome.training, one_file; print(hippodrome.__file__, one_file.answer)"
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path / "staged")}
+    said = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, cwd=tmp_path)
+    assert said.stdout.split() == [str(package / "__init__.py"), "42"], said.stderr
+    assert (package / "configs" / "suites" / "popgym-easy.yaml").is_file() and not (package / "tests").exists()
+    assert module.name == "one_file"
+    with pytest.raises(ConfigError, match="'nowhere_at_all' cannot be found here"):
+        stage_packages(tmp_path / "other", ["nowhere_at_all"])
 
 
 def test_bad_input_is_told_within_seconds(tmp_path, monkeypatch):

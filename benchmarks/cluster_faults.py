@@ -1,0 +1,121 @@
+"""What a death costs: workers and the driver killed while training, and the same run undisturbed.
+
+    uv run benchmarks/cluster_faults.py [--updates 60] [--run-dir runs/faults] [--markdown FILE]
+
+Two workers train S5 on RepeatPreviousEasy with a checkpoint every 10 updates. Each row is a run with one thing killed
+by SIGKILL once a third of the updates were done: when, how long until training reported again, how many environment
+steps were repeated, and the final return, which is that of the undisturbed run, as its parameters are, bit for bit.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from hippodrome.training import load_policy
+from hippodrome.training.checkpoint import Checkpointer
+from hippodrome.training.config import load_config
+from hippodrome.training.metrics import read_metrics
+
+CONFIG = ("quickstart", "--cluster.num-workers", "2", "--checkpoint.every-updates", "10", "--log.no-tensorboard")
+WHAT = ("nothing", "the worker that follows", "the leader", "the driver")
+
+
+def run(what: str, updates: int, folder: Path) -> dict[str, float]:
+    """One run in which something is killed."""
+    config = load_config(CONFIG[0], CONFIG[1:])
+    steps_per_update = config.agent.num_steps * config.env.num_envs
+    command = [sys.executable, "-m", "hippodrome.launch", "train"]
+    words = [*CONFIG, "--total-env-steps", str(updates * steps_per_update), "--run-dir", str(folder)]
+    driver = subprocess.Popen([*command, *words], stdout=sys.stderr)
+    killed, found = 0.0, {}
+    if what != "nothing":
+        while max(Checkpointer(folder / "checkpoints").steps(), default=0) < updates // 3:
+            time.sleep(0.05)
+            if driver.poll() is not None:
+                sys.exit("it ended before anything was killed")
+        time.sleep(0.3)
+        workers = sorted(_workers_of(driver.pid))
+        reached = read_metrics(folder)[-1]["env_steps"]
+        victim = {"the worker that follows": workers[-1], "the leader": workers[0], "the driver": driver.pid}[what]
+        killed = time.perf_counter()
+        os.kill(victim, signal.SIGKILL)
+        found["killed_at"] = reached
+    if what == "the driver":
+        driver.wait()
+        resumed = max(Checkpointer(folder / "checkpoints").steps()) * steps_per_update
+        driver = subprocess.Popen([*command, "--resume", str(folder)], stdout=sys.stderr)
+        while read_metrics(folder)[-1]["env_steps"] <= reached:
+            time.sleep(0.05)
+        found |= {"seconds": time.perf_counter() - killed, "repeated": reached - resumed}
+    if driver.wait():
+        sys.exit(f"the run in which {what} was killed ended with {driver.returncode}")
+    if (folder / "failures.jsonl").exists():
+        line = json.loads((folder / "failures.jsonl").read_text().splitlines()[-1])
+        repeated = line["env_steps_reached"] - line["env_steps_resumed_from"]
+        found |= {"seconds": line["seconds_until_next_report"], "repeated": repeated}
+    found["return"] = json.loads((folder / "evaluation.json").read_text())["return"]["mean"]
+    return found
+
+
+def _workers_of(driver: int) -> list[int]:
+    """Processes of the actors below a driver."""
+    parents, names = {}, {}
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
+            try:
+                parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                names[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+
+    def below(pid: int) -> bool:
+        while pid > 1:
+            pid = parents.get(pid, 0)
+            if pid == driver:
+                return True
+        return False
+
+    return [pid for pid, name in names.items() if name.startswith("ray::Worker") and below(pid)]
+
+
+def main() -> None:
+    """Kill, wait, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--updates", type=int, default=60)
+    parser.add_argument("--run-dir", type=Path, default=Path("runs/faults"))
+    parser.add_argument("--markdown", type=Path, help="write the table there")
+    arguments = parser.parse_args()
+    logging.getLogger("hippodrome.config").setLevel(logging.ERROR)
+    lines = [
+        "| Killed | At env steps | Seconds until it trained again | Env steps repeated | Final return | Parameters |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    undisturbed = None
+    for what in WHAT:
+        folder = arguments.run_dir / what.replace(" ", "-")
+        found = run(what, arguments.updates, folder)
+        params = jax.tree.leaves(load_policy(folder).params)
+        undisturbed = params if undisturbed is None else undisturbed
+        same = all(np.array_equal(a, b) for a, b in zip(params, undisturbed, strict=True))
+        cells = [
+            what,
+            *(f"{found[name]:,.0f}" if name in found else "-" for name in ("killed_at", "seconds", "repeated")),
+        ]
+        cells += [f"{found['return']:.4f}", "the same, bit for bit" if same else "DIFFERENT"]
+        lines.append(f"| {' | '.join(cells)} |")
+        print("\n".join(lines), flush=True)
+    if arguments.markdown:
+        arguments.markdown.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
