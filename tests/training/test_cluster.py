@@ -132,6 +132,7 @@ def test_two_workers_equal_one_process_with_two_shards(finished, tmp_path):
     assert result["episodes"] == 4 and list(run.glob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 def test_dreamer_on_two_workers_equals_one_process(session, tmp_path):
     config = tiny_dreamer(*SHARDS)
     one = state_of(train(config, run_dir=tmp_path / "one"), config)
@@ -196,6 +197,7 @@ def command(*words):
     return [sys.executable, "-m", "hippodrome.launch", "train", *map(str, words)]
 
 
+@pytest.mark.slow
 def test_the_driver_killed_leaves_no_process_and_resume_goes_on(session, finished, tmp_path, environment):
     run, config = finished
     mark, variables = environment

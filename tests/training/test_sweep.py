@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hippodrome import launch
 from hippodrome.training import load_policy
 from hippodrome.training.config import load_config
 from hippodrome.training.errors import ConfigError, RunFolderError
-from hippodrome.training.sweep import load_sweep, resume_sweep
+from hippodrome.training.sweep import load_sweep, resume_sweep, run_sweep
 from hippodrome.training.sweep.config import flags, trial_config
 from hippodrome.training.sweep.report import report_lines, report_table, write_report
 from hippodrome.training.sweep.run import param_space, within_bounds
@@ -131,6 +132,25 @@ def test_the_report_ranks_what_finished_first_and_shows_what_failed(tmp_path):
     assert report_table(report).row_count == 4
 
 
+def test_a_small_sweep_by_its_command(tmp_path, monkeypatch, capsys):
+    """One trial to its end, by Optuna's choice, under a scheduler that could stop it."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    spec = {"agent.learning_rate": {"log_uniform": [1e-4, 1e-2]}, "agent.gamma": {"choice": [0.9]}}
+    source = write(tmp_path, space=spec, num_trials=1, search="optuna", scheduler="asha", grace_env_steps=256)
+    flags = ["--run-dir", str(tmp_path / "sweep"), "--json", "--total-env-steps", "512"]
+    assert launch.main(["sweep", str(source), *flags]) == 0
+    report = json.loads(capsys.readouterr().out)
+    (row,) = report["trials"]
+    assert row["state"] == "finished" and row["env_steps"] == 512 and row["values"]["agent.gamma"] == 0.9
+    evaluation = json.loads((Path(row["run"]) / "evaluation.json").read_text())
+    assert row["score"] == evaluation["return"]["iqm"] and evaluation["seeds"] == 2
+    assert load_config(tmp_path / "sweep" / "best.yaml").total_env_steps == 512
+    with pytest.raises(RunFolderError, match="exists and is not empty"):
+        run_sweep(source, run_dir=tmp_path / "sweep")
+
+
+@pytest.mark.slow
 def test_a_sweep_killed_is_resumed_and_hides_no_failure(tmp_path):
     """Through the command: one trial of four has a learning rate that no parameter survives."""
     spec = {"agent.learning_rate": {"grid": [1e-4, 1e-3, 1e-2, 1e30]}}
