@@ -36,8 +36,8 @@ class Worker:
         import jax
 
         # Where it is left out, the service listens on every address of the node.
-        bind = {"coordinator_bind_address": coordinator} if rank == 0 else {}
-        jax.distributed.initialize(coordinator, num_workers, rank, **bind)
+        bind = coordinator if rank == 0 else None
+        jax.distributed.initialize(coordinator, num_workers, rank, coordinator_bind_address=bind)
 
     def train(self, folder: Path, resume: bool, command: list[str] | None) -> dict[str, Any] | None:
         """The run of a folder to its end; the result of the final evaluation in the leader."""

@@ -212,6 +212,7 @@ def _corners(sweep: SweepConfig, overrides: Sequence[str]) -> list[TrainConfig]:
     memories = [
         dict(zip(kinds, chosen, strict=True)) for chosen in itertools.product(*(values[name] for name in kinds))
     ]
+    others: list[tuple[str | None, Any]]
     others = [(name, value) for name, each in values.items() if name not in kinds for value in each]
     for memory, (name, value) in itertools.product(memories, others or [(None, None)]):
         changed = {**firsts, **memory, **({} if name is None else {name: value})}

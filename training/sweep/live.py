@@ -50,9 +50,6 @@ class LiveTable(Callback):
         with Live(console=self._console, get_renderable=self.table, refresh_per_second=2) as self._live:
             yield
 
-    def setup(self, **info: Any) -> None:
-        """Called by Ray Tune before anything runs."""
-
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Ray Tune after each of its steps, with every trial."""
         self.trials |= {trial.trial_id: trial for trial in trials}

@@ -7,7 +7,7 @@ scheduler stopped, by that of their last training episodes; those that failed co
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def _last_line(trial: Any) -> str:
     return lines[-1] if lines else "unknown"
 
 
-def draw_parallel_coordinates(sweep: SweepConfig, rows: list[Mapping[str, Any]]) -> bytes:
+def draw_parallel_coordinates(sweep: SweepConfig, rows: Sequence[Mapping[str, Any]]) -> bytes:
     """A PNG with an axis for each field of the space and one for the score; a line for each trial that has one."""
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -155,7 +155,7 @@ def _axis(name: str, spec: Mapping[str, Any]) -> tuple[str, Any, list[tuple[floa
     return name, lambda value: (value - low) / (high - low), [(0.0, short(low)), (1.0, short(high))]
 
 
-def write_hparams(folder: Path, rows: list[Mapping[str, Any]]) -> None:
+def write_hparams(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """What TensorBoard's HPARAMS tab shows: the values of each trial beside its score."""
     from tensorboardX import SummaryWriter
 

@@ -70,7 +70,7 @@ def _tuner(sweep: SweepConfig, overrides: Sequence[str], folder: Path, trainable
         tune_config=tune.TuneConfig(
             metric="score",
             mode="max",
-            num_samples=sweep.samples_per_point if grids else sweep.num_trials,
+            num_samples=sweep.samples_per_point if grids else sweep.total_trials,
             search_alg=_search(sweep),
             scheduler=_scheduler(sweep, total),
             reuse_actors=True,
