@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -185,7 +186,7 @@ def test_two_devices_equal_one_whatever_the_shards_of_each():
     for num_devices in ("1", "2"):
         config = tiny(*flags, "--num-devices", num_devices)
         experiment = make_experiment(config)
-        state, step = experiment.place(initial_state(experiment, config)), jax.jit(experiment.step)
+        state, step = jax.jit(partial(initial_state, experiment, config))(), jax.jit(experiment.step)
         for _ in range(2):
             state, metrics = step(state)
         results.append((state, metrics))
