@@ -3,7 +3,7 @@
     uv run benchmarks/cluster_faults.py [--updates 60] [--run-dir runs/faults] [--markdown FILE]
 
 Two workers train S5 on RepeatPreviousEasy with a checkpoint every 10 updates. Each row is a run with one thing killed
-by SIGKILL once a third of the updates were done: when, how long until training reported again, how many environment
+by SIGKILL once a third of the updates and five more were done: when, how long until training reported again, how many environment
 steps were repeated, and the final return, which is that of the undisturbed run, as its parameters are, bit for bit.
 """
 
@@ -38,11 +38,11 @@ def run(what: str, updates: int, folder: Path) -> dict[str, float]:
     driver = subprocess.Popen([*command, *words], stdout=sys.stderr)
     killed, found = 0.0, {}
     if what != "nothing":
-        while max(Checkpointer(folder / "checkpoints").steps(), default=0) < updates // 3:
+        # Half-way between two checkpoints.
+        while not _rows(folder) or _rows(folder)[-1]["update"] < updates // 3 + 5:
             time.sleep(0.05)
             if driver.poll() is not None:
                 sys.exit("it ended before anything was killed")
-        time.sleep(0.3)
         workers = sorted(_workers_of(driver.pid))
         reached = read_metrics(folder)[-1]["env_steps"]
         victim = {"the worker that follows": workers[-1], "the leader": workers[0], "the driver": driver.pid}[what]
@@ -64,6 +64,10 @@ def run(what: str, updates: int, folder: Path) -> dict[str, float]:
         found |= {"seconds": line["seconds_until_next_report"], "repeated": repeated}
     found["return"] = json.loads((folder / "evaluation.json").read_text())["return"]["mean"]
     return found
+
+
+def _rows(folder: Path) -> list[dict]:
+    return read_metrics(folder) if folder.exists() else []
 
 
 def _workers_of(driver: int) -> list[int]:
