@@ -3,8 +3,9 @@
     uv run benchmarks/cluster_faults.py [--updates 60] [--run-dir runs/faults] [--markdown FILE]
 
 Two workers train S5 on RepeatPreviousEasy with a checkpoint every 10 updates. Each row is a run with one thing killed
-by SIGKILL once a third of the updates and five more were done: when, how long until training reported again, how many environment
-steps were repeated, and the final return, which is that of the undisturbed run, as its parameters are, bit for bit.
+by SIGKILL half-way between two checkpoints, a third of the run done: when, how long until training reported again, how
+many environment steps were repeated, and the final return, which is that of the undisturbed run, as its parameters are,
+bit for bit.
 """
 
 import argparse
