@@ -36,7 +36,11 @@ def sweep(arguments: list[str]) -> int:
         parser.error("NAME is missing; see `hippodrome list sweeps`")
     if known.resume and (words or known.run_dir or overrides):
         parser.error("--resume goes on with the sweep of that folder, as it is; leave the rest out")
+    import jax
+
     from hippodrome.training.sweep import resume_sweep, run_sweep
+
+    jax.config.update("jax_platforms", "cpu")  # the GPUs of this machine are the trials'
 
     if known.resume:
         report = resume_sweep(known.resume, address=known.address)

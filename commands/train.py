@@ -29,6 +29,10 @@ def train(arguments: list[str]) -> int:
         raise ConfigError(f"--resume {known.resume}: there is no run folder of that name (no config.yaml in it)")
     name = source[0] if source else known.resume or "quickstart"
     config = load_config(name, overrides, description=TRAIN_HELP)
+    if config.cluster.num_workers:
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")  # the GPUs of this machine are the workers'
     check_config(config)
     from hippodrome.training import train
 

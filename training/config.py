@@ -166,7 +166,7 @@ def config_differences(
         names: how the lines call them.
         ignore: dotted paths of fields or sections that may differ.
     """
-    left, right = (flat_fields(dataclasses.asdict(each)) for each in (here, there))
+    left, right = (_flatten(dataclasses.asdict(each)) for each in (here, there))
     # Under another kind, the fields that only one of the kinds has say nothing new.
     other_kind = tuple(f"{each}." for each in ("memory", "agent") if left[f"{each}.kind"] != right[f"{each}.kind"])
     lines = []
@@ -309,12 +309,11 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def flat_fields(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted path; an empty mapping stays a value."""
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, each in value.items():
         if isinstance(each, dict) and each:
-            flat |= flat_fields(each, f"{prefix}{key}.")
+            flat |= _flatten(each, f"{prefix}{key}.")
         else:
             flat[prefix + key] = each
     return flat

@@ -27,7 +27,7 @@ RESUMABLE_FIELDS = (
 )
 
 # What decides the shapes of the parameters, whoever the agent; `shape_fields` of an agent adds its own.
-SHAPE_FIELDS = ("memory.", "env.id", "env.kwargs", "env.params", "agent.kind")
+_SHAPE_FIELDS = ("memory.", "env.id", "env.kwargs", "env.params", "agent.kind")
 
 
 def require_same_config(config: TrainConfig, run: Path) -> None:
@@ -58,7 +58,7 @@ def given_params(config: TrainConfig, experiment: Experiment) -> Any:
     seeds = (config.num_seeds,) if config.num_seeds > 1 else ()
     params = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*seeds, *leaf.shape)), load_policy(source).params)
     if _shapes(params) != _shapes(expected):
-        fields = (*SHAPE_FIELDS, *(f"agent.{name}" for name in getattr(experiment.agent, "shape_fields", ())))
+        fields = (*_SHAPE_FIELDS, *(f"agent.{name}" for name in getattr(experiment.agent, "shape_fields", ())))
         differences = config_differences(config, load_config(source), names=("here", "in the run"))
         listing = [line for line in differences if line.startswith(fields)]
         raise ConfigError("\n  - ".join([f"init_from={config.init_from} has parameters of other shapes:", *listing]))

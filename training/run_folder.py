@@ -86,7 +86,7 @@ def describe_environment(command: Sequence[str]) -> dict[str, Any]:
         "hardware": {
             "platform": platform.platform(),
             "cpu": _cpu_name(),
-            "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cpu_cores": usable_cores(),
             "memory_gb": _memory_gb(),
             "backend": jax.default_backend(),
             "devices": [device.device_kind for device in devices],
@@ -102,6 +102,11 @@ def _free_folder(name: str) -> Path:
         number += 1
         folder = base.with_name(f"{base.name}-{number}")
     return folder
+
+
+def usable_cores() -> int:
+    """Cores this process may compute on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def installed_versions(packages: Sequence[str]) -> dict[str, str]:

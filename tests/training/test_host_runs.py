@@ -197,6 +197,10 @@ gymnasium.register("tests/Odd-v0", Odd)
         ),
         (dict(num_devices=2, num_shards=2), r"num_devices=2 must be 1 with env.id=.*host: set num_devices=1"),
         (
+            {"cluster.num-workers": 1},
+            r"cluster.num_workers=1 must be 0 with env.id=.*host: step it in processes by --env.host-workers",
+        ),
+        (
             dict(env__id=IN_JAX, env__host_workers=1),
             "env.host_workers=1 must be 0: env.id='tests/ShortRoom' steps in JAX",
         ),

@@ -57,6 +57,8 @@ def write(tmp_path, **fields):
         ({"space": {"agent.gamma": {"grid": [0.9]}}, "num_trials": 3}, "num_trials=3 must be left out"),
         ({"space": {"memory.d_model": {"choice": [8, 16]}}, "num_trials": 2, "scheduler": "pbt"},
          r"hands states on between trials.*\n  - memory.d_model"),
+        ({"space": {"agent.head_sizes": {"choice": [[8], [4]]}}, "num_trials": 2, "scheduler": "pbt"},
+         r"that shape no array:\n  - agent.head_sizes"),
         ({"space": {"agent.gamma": {"uniform": [0.9, 1]}}, "num_trials": 0}, "num_trials=0"),
         ({"space": {"agent.gamma": {"grid": [0.9]}}, "schedular": "asha"}, "did you mean 'scheduler'"),
     ],
@@ -92,6 +94,9 @@ def test_values_become_flags_and_stay_in_their_ranges(tmp_path):
         "agent.learning_rate": 1e-2,
         "agent.num_epochs": 1,
     }
+    assert (
+        load_sweep(write(tmp_path, space={"agent.gamma": {"grid": [0.5, 0.9]}}, samples_per_point=3)).total_trials == 6
+    )
     drawn = {param_space(sweep)["agent.num_epochs"].sample() for _ in range(100)}
     assert drawn == {1, 2, 3}
 

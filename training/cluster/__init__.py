@@ -10,9 +10,9 @@ from pathlib import Path
 
 from hippodrome.training.config import TrainConfig
 
-from .ray_session import connected, usable_cores
+from .ray_session import connected
 
-__all__ = ["connected", "train_on_cluster", "usable_cores"]
+__all__ = ["connected", "train_on_cluster"]
 
 
 def train_on_cluster(

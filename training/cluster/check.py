@@ -8,10 +8,11 @@ from typing import Any
 from rich.table import Table
 
 from hippodrome.training.config import load_config
-from hippodrome.training.errors import ConfigError
+from hippodrome.training.errors import ConfigError, HippodromeError
+from hippodrome.training.run_folder import usable_cores
 from hippodrome.training.schema import ClusterConfig
 
-from .ray_session import connected, usable_cores
+from .ray_session import connected
 
 SIZES = (4 * 2**10, 4 * 2**20, 64 * 2**20)
 _REPEATS = 10
@@ -40,6 +41,9 @@ def check_cluster(
     Raises:
         ConfigError: if nothing listens at the address, or the folder is none.
     """
+    for name, number in (("--num-workers", num_workers), ("--gpus-per-worker", gpus_per_worker)):
+        if number < 0:
+            raise ConfigError(f"{name} {number} must be at least 0")
     if folder is not None and not Path(folder).is_dir():
         raise ConfigError(f"--folder {folder}: there is no such folder")
     cluster = ClusterConfig(
@@ -65,7 +69,7 @@ def check_cluster(
             require_room(cluster)
             with group_of(config) as group:
                 seconds = group.get(group.call("reduce", list(SIZES), _REPEATS), 300.0)[0]
-        except (ConfigError, WorkerLost) as error:
+        except (HippodromeError, WorkerLost) as error:
             problems.append(f"all-reduce of {workers} workers: {error}")
     reduced = [
         {"bytes": size, "seconds": each, "bytes_per_second": size / each}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hippodrome.training.errors import ConfigError
+from hippodrome.training.run_folder import usable_cores
 from hippodrome.training.schema import ClusterConfig
 
 from .package import stage_packages
@@ -68,11 +69,6 @@ def connected(
             _join(cluster.address, runtime_env, quiet)
         stack.callback(ray.shutdown)
         yield
-
-
-def usable_cores() -> int:
-    """Cores this process may compute on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _require_cores(cluster: ClusterConfig) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hippodrome.training.checkpoint_files import read_json, write_json
-from hippodrome.training.cluster import connected, usable_cores
+from hippodrome.training.cluster import connected
 from hippodrome.training.errors import ConfigError, RunFolderError
-from hippodrome.training.run_folder import create_run_folder, require_writable
+from hippodrome.training.run_folder import create_run_folder, require_writable, usable_cores
 from hippodrome.training.schema import ClusterConfig
 
 from .config import SweepConfig, load_sweep, save_sweep, trial_config

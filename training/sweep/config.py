@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
 import pydantic
 from pydantic import Field
 
@@ -24,8 +25,8 @@ from hippodrome.training.config import (
     write_yaml,
 )
 from hippodrome.training.errors import ConfigError, unknown_name
-from hippodrome.training.given import SHAPE_FIELDS
 from hippodrome.training.schema import NonNegativeInt, PositiveInt, TrainConfig
+from hippodrome.training.step import make_experiment, state_template
 
 # How a field may vary, and what stands behind the word.
 KINDS = {
@@ -229,12 +230,18 @@ def _corners(sweep: SweepConfig, overrides: Sequence[str]) -> list[TrainConfig]:
 
 
 def _require_same_shapes(configs: list[TrainConfig]) -> None:
-    """A trial of pbt goes on from another one's state, so all must have arrays of the same shapes."""
-    free = ("agent.", "seed")
-    lines = {line for each in configs for line in config_differences(each, configs[0], names=("in one", "in another"))}
-    fixed = sorted(line for line in lines if line.startswith(SHAPE_FIELDS) or not line.startswith(free))
+    """A trial of pbt goes on from another one's state, so all must be of one kind and have arrays of the same shapes."""
+
+    def shapes(config: TrainConfig) -> Any:
+        template = state_template(make_experiment(config), config)
+        return jax.tree.structure(template), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(template)]
+
+    first, expected, fixed = configs[0], shapes(configs[0]), []
+    for config in configs[1:]:
+        lines = config_differences(config, first, names=("in one", "in another"))
+        fixed += [line for line in lines if not line.startswith("agent.") or shapes(config) != expected]
     if fixed:
-        listing = "\n".join(f"  - {line}" for line in fixed)
+        listing = "\n".join(f"  - {line}" for line in dict.fromkeys(fixed))
         raise ConfigError(
-            f"scheduler=pbt hands states on between trials, so the space may hold fields of the agent alone:\n{listing}"
+            f"scheduler=pbt hands states on between trials, so the space may hold fields of the agent alone that shape no array:\n{listing}"
         )
