@@ -11,31 +11,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from .checkpoint import Checkpointer
 from .checks import check_config
-from .config import TrainConfig, save_config
+from .config import TrainConfig
 from .curve import draw_learning_curve
-from .dataset import read_about
-from .errors import RunFolderError, TrainingError, TrainingInterrupted
+from .errors import TrainingError, TrainingInterrupted
 from .evaluation import evaluate_state, evaluation_table, save_evaluation
-from .given import begin_with, given_params, require_same_config
+from .given import begin_with, require_same_config
 from .host import restarted, running
 from .interrupt import interrupt_flag
 from .metrics import MetricsWriter, summarize_updates
-from .offline import Offline, describe, read_offline, require_same_data, with_steps, without_steps
+from .offline import describe, with_steps, without_steps
+from .prepare import Prepared, cannot_write_folder, prepare, run_folder
 from .processes import agree, is_leader, whole
-from .progress import ProgressBar, Reporter, Stopwatch, table_console
+from .progress import Progress, ProgressBar, Reporter, Stopwatch, table_console
 from .run_checkpoint import RunCheckpoints, replay_bytes
-from .run_folder import create_run_folder, require_writable, write_environment
-from .step import (
-    Experiment,
-    TrainState,
-    initial_state,
-    make_environment,
-    make_experiment,
-    state_template,
-    watched_metrics,
-)
+from .run_folder import write_environment
+from .step import TrainState, initial_state, make_environment, state_template, watched_metrics
 
 
 def train(
@@ -78,59 +69,6 @@ def train(
     return folder
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A run that nothing is wrong with, before its folder is touched.
-
-    Attributes:
-        config: what to train.
-        experiment: the same, made runnable.
-        offline: the data set it learns from, if it does.
-        given: the parameters it begins with, where they come from another run.
-        resume: whether it goes on in its folder.
-        has_checkpoint: whether there is something to go on from.
-    """
-
-    config: TrainConfig
-    experiment: Experiment
-    offline: Offline | None
-    given: Any
-    resume: bool
-    has_checkpoint: bool
-
-    @property
-    def env_steps(self) -> int:
-        """Environment steps of the whole run."""
-        return self.experiment.num_updates * self.experiment.steps_per_update
-
-
-def prepare(config: TrainConfig, resume: Path | None) -> Prepared:
-    """Make a configuration runnable, and read what the run begins with. Errors as of `train`."""
-    about = None if config.dataset is None else read_about(config.dataset)
-    experiment = make_experiment(config, about)
-    offline = None if about is None else read_offline(config, about, experiment.envs)
-    goes_on = resume is not None and has_checkpoint(resume)
-    if resume is not None and offline is not None and goes_on:
-        require_same_data(offline, resume)
-    given = None
-    if config.init_from is not None and not goes_on:
-        given = given_params(config, experiment)
-    return Prepared(config, experiment, offline, given, resume is not None, goes_on)
-
-
-def run_folder(config: TrainConfig, run_dir: str | Path | None, resume: str | Path | None) -> Path:
-    """The folder to train in: that of the run to resume, or a new one. Raises RunFolderError."""
-    if resume is None:
-        return create_run_folder(run_dir, name=f"{config.memory.kind}-{config.env.id}")
-    require_writable(Path(resume))
-    return Path(resume)
-
-
-def has_checkpoint(run: Path) -> bool:
-    """Whether a run has a checkpoint; or had one, as it was evaluated at its end: then its log is not begun anew."""
-    return not Checkpointer(run / "checkpoints").is_empty() or (run / "evaluation.json").exists()
-
-
 def run_training(
     prepared: Prepared,
     folder: Path,
@@ -154,12 +92,9 @@ def run_training(
     run = Run(prepared, folder, bar)
     if is_leader():
         try:
-            save_config(prepared.config, folder / "config.yaml")
             write_environment(folder, command)
         except OSError as error:
-            raise RunFolderError(
-                f"run folder {folder} cannot be written: {error.strerror}; nothing in it was changed"
-            ) from error
+            raise cannot_write_folder(folder, error) from error
     with running(prepared.experiment.envs, run.how_to_go_on):
         if prepared.has_checkpoint:
             run.restore()
@@ -347,9 +282,14 @@ class Run:
         )
         if row["episode_return"] is not None:
             self._last_return = row["episode_return"]
-        speeds = {"steps_per_second": watch.steps_per_second, "learning_speed": watch.learning_speed}
-        by_seed = row.get("per_seed", {}).get("episode_return", [row["episode_return"]])
-        self._bar.update(env_steps, **speeds, episode_return=self._last_return, seed_returns=by_seed)
+        progress = Progress(
+            env_steps,
+            steps_per_second=watch.steps_per_second,
+            learning_speed=watch.learning_speed,
+            episode_return=self._last_return,
+            seed_returns=tuple(row.get("per_seed", {}).get("episode_return", [row["episode_return"]])),
+        )
+        self._bar.update(progress)
 
     def _save(self) -> None:
         if self._saved_update == self.update:

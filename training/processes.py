@@ -4,6 +4,7 @@ Every process runs the same program on the same state, of which it holds the par
 (`jax.distributed`). The first one, the leader, writes and evaluates. In a process alone these functions do nothing.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,13 +39,18 @@ def agree(numbers: Sequence[int]) -> list[int]:
     """The highest of each number over all processes."""
     if jax.process_count() == 1:
         return list(numbers)
-    mesh = Mesh(run_devices(1), ("processes",))
-    mine = np.asarray(numbers, np.int32)
-    everyone = jax.make_array_from_callback(
-        (mesh.size, *mine.shape), NamedSharding(mesh, PartitionSpec("processes")), lambda _: mine[None]
-    )
-    highest = jax.jit(_highest, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    each, highest = _agreement()
+    mine = np.asarray(numbers, np.int32)[None]
+    everyone = jax.make_array_from_callback((jax.process_count(), mine.size), each, lambda _: mine)
     return np.asarray(highest(everyone)).tolist()
+
+
+@functools.cache
+def _agreement() -> tuple[NamedSharding, Any]:
+    """Where the numbers of all processes lie, and the program that finds the highest of each."""
+    mesh = Mesh(run_devices(1), ("processes",))
+    each, same = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("processes",), ()))
+    return each, jax.jit(lambda numbers: numbers.max(axis=0), out_shardings=same)
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
@@ -76,10 +82,6 @@ def whole(tree: Any) -> Any:
         return np.asarray(leaf) if leaf.is_fully_replicated else multihost_utils.process_allgather(leaf, tiled=True)
 
     return jax.tree.map(one, tree)
-
-
-def _highest(numbers: jax.Array) -> jax.Array:
-    return numbers.max(axis=0)
 
 
 def _is_key(leaf: Any) -> bool:

@@ -1,10 +1,12 @@
 """The progress of a training run: a live bar on a terminal, a plain line now and then elsewhere."""
 
+import dataclasses
 import time
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -66,19 +68,30 @@ class Stopwatch:
         return (self.steps - steps) / (self.seconds - seconds)
 
 
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        env_steps: done so far.
+        steps_per_second: of training alone, None while unknown.
+        learning_speed: the same since learning began, by which the time left is told; None before.
+        episode_return: mean of the latest episodes, None while none ended.
+        seed_returns: the same of each seed, of the episodes since the last report.
+    """
+
+    env_steps: int
+    steps_per_second: float | None = None
+    learning_speed: float | None = None
+    episode_return: float | None = None
+    seed_returns: tuple[float | None, ...] = ()
+
+
 class Reporter(Protocol):
     """Is told how a run goes: a `ProgressBar`, or what hands it on to one."""
 
-    def update(
-        self,
-        env_steps: int,
-        *,
-        steps_per_second: float | None = None,
-        learning_speed: float | None = None,
-        episode_return: float | None = None,
-        seed_returns: list[float | None] | None = None,
-    ) -> None:
-        """How far it is, see `ProgressBar.update`."""
+    def update(self, progress: Progress) -> None:
+        """How far it is."""
 
     def say(self, text: str) -> None:
         """A line about it."""
@@ -97,7 +110,7 @@ class ProgressBar:
         self.console = console or Console(stderr=True)
         self._last_line = -float("inf")
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"))
-        self._progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self._progress = Bar(*columns, console=self.console, disable=not self.console.is_terminal)
         self._task = self._progress.add_task("compiling", total=total_env_steps, status="")
 
     def __enter__(self) -> "ProgressBar":
@@ -107,26 +120,9 @@ class ProgressBar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def update(
-        self,
-        env_steps: int,
-        *,
-        steps_per_second: float | None = None,
-        learning_speed: float | None = None,
-        episode_return: float | None = None,
-        seed_returns: list[float | None] | None = None,
-    ) -> None:
-        """Show where the run is; off a terminal, print a line if the last is some time ago or this is the end.
-
-        Args:
-            env_steps: done so far.
-            steps_per_second: of training alone, None while unknown.
-            learning_speed: the same since learning began, by which the time left is told; None before.
-            episode_return: mean of the latest episodes, None while none ended.
-            seed_returns: the same of each seed; not shown.
-        """
-        del seed_returns
-        status = self._status(env_steps, steps_per_second, learning_speed, episode_return)
+    def update(self, progress: Progress) -> None:
+        """Show where the run is; off a terminal, print a line if the last is some time ago or this is the end."""
+        env_steps, status = progress.env_steps, self._status(progress)
         if self.console.is_terminal:
             self._progress.update(self._task, completed=env_steps, description="training", status=status)
             return
@@ -139,19 +135,14 @@ class ProgressBar:
         """Print a line above the bar."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _status(
-        self,
-        env_steps: int,
-        steps_per_second: float | None,
-        learning_speed: float | None,
-        episode_return: float | None,
-    ) -> str:
-        parts = [f"{env_steps:,}/{self.total_env_steps:,} steps"]
-        if steps_per_second:
-            parts.append(f"{steps_per_second:,.0f} steps/s")
-        parts.append("return -" if episode_return is None else f"return {episode_return:.3f}")
-        if learning_speed:
-            parts.append(f"ETA {_clock((self.total_env_steps - env_steps) / learning_speed)}")
+    def _status(self, progress: Progress) -> str:
+        parts = [f"{progress.env_steps:,}/{self.total_env_steps:,} steps"]
+        if progress.steps_per_second:
+            parts.append(f"{progress.steps_per_second:,.0f} steps/s")
+        parts.append("return -" if progress.episode_return is None else f"return {progress.episode_return:.3f}")
+        if progress.learning_speed:
+            left = self.total_env_steps - progress.env_steps
+            parts.append(f"ETA {_clock(left / progress.learning_speed)}")
         return "  ".join(parts)
 
 

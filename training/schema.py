@@ -163,3 +163,13 @@ class TrainConfig:
     def total_devices(self) -> int:
         """Devices of all workers together."""
         return self.num_devices * max(1, self.cluster.num_workers)
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps of one seed in one update."""
+        return self.agent.num_steps * self.env.num_envs
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the whole run: those that `total_env_steps` has room for."""
+        return max(self.total_env_steps // self.steps_per_update, 1)

@@ -113,8 +113,7 @@ def make_experiment(config: Any, about: About | None = None) -> Experiment:
         about: what its data set says of itself, where it has one; without, the experiment can act but not learn.
     """
     num_steps, num_envs = config.agent.num_steps, config.env.num_envs
-    steps_per_update = num_steps * num_envs
-    num_updates = max(config.total_env_steps // steps_per_update, 1)
+    steps_per_update, num_updates = config.steps_per_update, config.num_updates
     envs = make_environment(config.env, num_steps)
 
     def build_agent(axis_name: str | tuple[str, ...] | None, num_shards: int) -> Agent:

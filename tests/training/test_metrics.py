@@ -14,7 +14,7 @@ from hippodrome.training import progress, run_folder
 from hippodrome.training.curve import draw_learning_curve
 from hippodrome.training.errors import RunFolderError, TrainingError
 from hippodrome.training.metrics import MetricsWriter, log_point, read_metrics
-from hippodrome.training.progress import ProgressBar, Stopwatch
+from hippodrome.training.progress import Progress, ProgressBar, Stopwatch
 from hippodrome.training.run_folder import create_run_folder, write_environment
 
 
@@ -156,11 +156,11 @@ def test_off_a_terminal_progress_is_a_line_now_and_then(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     output = io.StringIO()
     with ProgressBar(100_000, Console(file=output, force_terminal=False, width=60)) as bar:
-        bar.update(10_000)
-        bar.update(20_000, steps_per_second=100.0, learning_speed=100.0, episode_return=0.25)
-        bar.update(30_000, steps_per_second=20.0, learning_speed=10.0, episode_return=0.25)
-        bar.update(40_000, steps_per_second=1000.0, episode_return=None)
-        bar.update(100_000, steps_per_second=1000.0, learning_speed=1000.0, episode_return=None)
+        bar.update(Progress(10_000))
+        bar.update(Progress(20_000, steps_per_second=100.0, learning_speed=100.0, episode_return=0.25))
+        bar.update(Progress(30_000, steps_per_second=20.0, learning_speed=10.0, episode_return=0.25))
+        bar.update(Progress(40_000, steps_per_second=1000.0, episode_return=None))
+        bar.update(Progress(100_000, steps_per_second=1000.0, learning_speed=1000.0, episode_return=None))
         bar.say("[saved]")
     assert output.getvalue().splitlines() == [
         "10,000/100,000 steps  return -",
@@ -174,7 +174,7 @@ def test_off_a_terminal_progress_is_a_line_now_and_then(monkeypatch):
 def test_on_a_terminal_progress_is_a_bar():
     output = io.StringIO()
     with ProgressBar(100, Console(file=output, force_terminal=True, width=100)) as bar:
-        bar.update(50, learning_speed=10.0, episode_return=1.0)
+        bar.update(Progress(50, learning_speed=10.0, episode_return=1.0))
     assert "training" in output.getvalue() and "ETA 0:05" in output.getvalue()
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import ray
 
 from hippodrome.training.checkpoint import Checkpointer
-from hippodrome.training.config import TrainConfig, save_config
+from hippodrome.training.config import TrainConfig
 from hippodrome.training.errors import HippodromeError, RunFolderError, TrainingError
 from hippodrome.training.interrupt import interrupt_flag
-from hippodrome.training.loop import run_folder, show_result
+from hippodrome.training.loop import show_result
 from hippodrome.training.metrics import METRICS_FILE
-from hippodrome.training.progress import ProgressBar
+from hippodrome.training.prepare import run_folder
+from hippodrome.training.progress import Progress, ProgressBar
 
 from .group import Group, WorkerLost, group_of, require_room
 from .nodes import require_equal_nodes
@@ -31,7 +32,6 @@ def supervise(
     require_room(config.cluster)
     folder = run_folder(config, run_dir, resume).absolute()
     try:
-        _save(config, folder)
         require_equal_nodes(folder, config.import_modules)
         result = _Supervisor(config, folder, command).train(resume is not None)
     except HippodromeError as error:
@@ -50,14 +50,13 @@ class _Supervisor:
         self.folder = folder
         self.command = command
         self.checkpoints = Checkpointer(folder / "checkpoints", keep=config.checkpoint.keep)
-        self.steps_per_update = config.agent.num_steps * config.env.num_envs
         self.env_steps = 0
         self._failure: dict[str, Any] | None = None
         self._failed_at = 0.0
 
     def train(self, resume: bool) -> dict[str, Any]:
         """The result of the final evaluation."""
-        total = max(self.config.total_env_steps // self.steps_per_update, 1) * self.steps_per_update
+        total = self.config.num_updates * self.config.steps_per_update
         failures, newest = 0, self._newest()
         with ProgressBar(total) as bar, interrupt_flag() as interrupted:
             while True:
@@ -88,17 +87,19 @@ class _Supervisor:
         self._pass_on(group.get([group.leader.reports.remote()])[0], bar)
         return result
 
-    def _pass_on(self, reports: list[tuple[str, tuple, dict[str, Any]]], bar: ProgressBar) -> None:
-        for name, args, kwargs in reports:
-            getattr(bar, name)(*args, **kwargs)
-            if name == "update":
-                self.env_steps = args[0]
-                self._went_on()
+    def _pass_on(self, reports: list[Progress | str], bar: ProgressBar) -> None:
+        for report in reports:
+            if isinstance(report, str):
+                bar.say(report)
+                continue
+            bar.update(report)
+            self.env_steps = report.env_steps
+            self._went_on()
 
     def _note(self, bar: ProgressBar, lost: WorkerLost) -> None:
         """Say what happened, and what is repeated."""
         newest = self._newest()
-        from_steps = 0 if newest is None else newest * self.steps_per_update
+        from_steps = 0 if newest is None else newest * self.config.steps_per_update
         repeated = max(0, self.env_steps - from_steps)
         where = "its beginning" if newest is None else f"the checkpoint of update {newest}"
         bar.say(f"{lost}\nThe workers are started again and go on from {where}; {repeated:,} env steps are repeated")
@@ -133,10 +134,3 @@ class _Supervisor:
             f"{self.config.cluster.max_failures}); {saved}. Once the cause is mended, go on with `hippodrome train "
             f"--resume {self.folder}`. The last failure: {lost}"
         )
-
-
-def _save(config: TrainConfig, folder: Path) -> None:
-    try:
-        save_config(config, folder / "config.yaml")
-    except OSError as error:
-        raise RunFolderError(f"run folder {folder} cannot be written: {error.strerror}") from error

@@ -6,16 +6,18 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from hippodrome.training.progress import Progress
+
 
 class Worker:
     """One process of a group. Its methods run in threads: while `train` lasts, the others answer.
 
-    Nothing of it imports jax before `join`, when the environment variables of the process are set.
+    No device is touched before `join`: `jax.distributed` must come first.
     """
 
     def __init__(self) -> None:
         self._interrupted: list[int] = []
-        self._reports: collections.deque[tuple[str, tuple, dict[str, Any]]] = collections.deque()
+        self._reports: collections.deque[Progress | str] = collections.deque()
 
     def where(self) -> dict[str, Any]:
         """The process, its node, and a port that is free there."""
@@ -42,7 +44,8 @@ class Worker:
     def train(self, folder: Path, resume: bool, command: list[str] | None) -> dict[str, Any] | None:
         """The run of a folder to its end; the result of the final evaluation in the leader."""
         from hippodrome.training.config import load_config
-        from hippodrome.training.loop import prepare, run_training
+        from hippodrome.training.loop import run_training
+        from hippodrome.training.prepare import prepare
         from hippodrome.training.processes import is_leader
 
         prepared = prepare(load_config(folder), folder if resume else None)
@@ -59,17 +62,17 @@ class Worker:
         """As if the signal of that number had come to this process."""
         self._interrupted.append(number)
 
-    def reports(self) -> list[tuple[str, tuple, dict[str, Any]]]:
+    def reports(self) -> list[Progress | str]:
         """What `update` and `say` were told since it was last asked."""
         found = []
         while self._reports:
             found.append(self._reports.popleft())
         return found
 
-    def update(self, *args: Any, **kwargs: Any) -> None:
+    def update(self, progress: Progress) -> None:
         """See `progress.Reporter`."""
-        self._reports.append(("update", args, kwargs))
+        self._reports.append(progress)
 
     def say(self, text: str) -> None:
         """See `progress.Reporter`."""
-        self._reports.append(("say", (text,), {}))
+        self._reports.append(text)

@@ -230,7 +230,7 @@ def _corners(sweep: SweepConfig, overrides: Sequence[str]) -> list[TrainConfig]:
 
 
 def _require_same_shapes(configs: list[TrainConfig]) -> None:
-    """A trial of pbt goes on from another one's state, so all must be of one kind and have arrays of the same shapes."""
+    """A trial of pbt goes on from another one's state, so all must have arrays of the same shapes."""
 
     def shapes(config: TrainConfig) -> Any:
         template = state_template(make_experiment(config), config)
@@ -243,5 +243,6 @@ def _require_same_shapes(configs: list[TrainConfig]) -> None:
     if fixed:
         listing = "\n".join(f"  - {line}" for line in dict.fromkeys(fixed))
         raise ConfigError(
-            f"scheduler=pbt hands states on between trials, so the space may hold fields of the agent alone that shape no array:\n{listing}"
+            "scheduler=pbt hands states on between trials, so the space may hold fields of the agent alone, and those "
+            f"that shape no array:\n{listing}"
         )

@@ -6,7 +6,6 @@ scheduler stopped, by that of their last training episodes; those that failed co
 
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from hippodrome.training.checkpoint_files import read_json, write_json
 from hippodrome.training.config import save_config
+from hippodrome.training.inspection_picture import write_picture
 
 from .config import SweepConfig, trial_config
 from .live import short
@@ -37,7 +37,7 @@ def write_report(folder: Path, sweep: SweepConfig, overrides: list[str], trials:
     write_json(folder / "report.json", report)
     if best is not None:
         save_config(trial_config(sweep, best["values"], overrides), folder / "best.yaml")
-    _write_bytes(folder / "parallel_coordinates.png", draw_parallel_coordinates(sweep, rows))
+    write_picture(folder / "parallel_coordinates.png", draw_parallel_coordinates(sweep, rows))
     write_hparams(folder, rows)
     return report
 
@@ -115,12 +115,12 @@ def draw_parallel_coordinates(sweep: SweepConfig, rows: Sequence[Mapping[str, An
     shown = [row for row in rows if row["score"] is not None]
     scores = [row["score"] for row in shown] or [0.0, 1.0]
     low, high = min(scores), max(scores)
-    axes_of = [*(_axis(name, spec) for name, spec in sweep.space.items())]
+    axes_of = [_axis(name, spec) for name, spec in sweep.space.items()]
     figure = Figure(figsize=(2.2 * (len(axes_of) + 1), 4.0), layout="constrained")
     axes = figure.add_subplot()
     for row in shown[::-1]:
         height = (row["score"] - low) / ((high - low) or 1.0)
-        points = [place(row["values"].get(name)) for (name, place, _), _ in zip(axes_of, sweep.space, strict=True)]
+        points = [place(row["values"].get(name)) for name, place, _ in axes_of]
         style = "-" if row["state"] == "finished" else ":"
         axes.plot([*points, height], style, color=colormaps["viridis"](height), alpha=0.8)
     for index, (_, _, ticks) in enumerate(axes_of):
@@ -167,9 +167,3 @@ def write_hparams(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         values = {name: value if isinstance(value, plain) else str(value) for name, value in row["values"].items()}
         with SummaryWriter(str(target)) as writer:
             writer.add_hparams(values, {"score": row["score"]}, name=row["trial"], global_step=row["env_steps"])
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -12,7 +12,9 @@ from ray import tune
 
 from hippodrome.training.checkpoint import Checkpointer
 from hippodrome.training.config import save_config
-from hippodrome.training.loop import prepare, run_training
+from hippodrome.training.loop import run_training
+from hippodrome.training.prepare import prepare
+from hippodrome.training.progress import Progress
 from hippodrome.training.run_checkpoint import REPLAY_FOLDER
 from hippodrome.training.statistics import summarize_returns
 
@@ -61,10 +63,10 @@ class _Reporter:
         with (self.run / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{text}\n")
 
-    def update(self, env_steps: int, *, seed_returns: list[float | None] | None = None, **_: Any) -> None:
+    def update(self, progress: Progress) -> None:
         """Report the interquartile mean of the seeds' returns, if episodes have ended."""
-        self.env_steps = env_steps
-        returns = [each for each in seed_returns or [] if each is not None and np.isfinite(each)]
+        self.env_steps = progress.env_steps
+        returns = [each for each in progress.seed_returns if each is not None]
         if returns:
             self._report(summarize_returns(np.asarray(returns)[:, None]), final=False)
 
