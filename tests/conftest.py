@@ -32,3 +32,12 @@ def let_programs_go():
     if mappings.exists() and mappings.read_bytes().count(b"\n") > _MANY_MAPPINGS:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture
+def clean_registry(monkeypatch):
+    """Memories that the test registers are unknown to the tests after it."""
+    from hippodrome.memory import registry
+
+    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
+    monkeypatch.setattr(registry, "_CONFIGS", dict(registry._CONFIGS))

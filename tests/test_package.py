@@ -182,7 +182,7 @@ def _make_what_is_named(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     "document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
 )
-def test_python_snippets_execute(document, tmp_path, monkeypatch):
+def test_python_snippets_execute(document, tmp_path, monkeypatch, clean_registry):
     monkeypatch.chdir(tmp_path)
     namespace: dict = {"__name__": document.stem}
     jax.config.update("jax_disable_most_optimizations", True)

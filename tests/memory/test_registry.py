@@ -28,7 +28,6 @@ from hippodrome.memory import (
     memory_config,
     parameter_labels,
     register,
-    registry,
 )
 from hippodrome.memory.s4d import initial_eigenvalues
 
@@ -39,12 +38,6 @@ KINDS = list_memories()
 def params_of(memory, d_in=5):
     x, reset = jnp.zeros((1, 2, d_in)), jnp.zeros((1, 2), bool)
     return jax.jit(memory.init)(jax.random.key(0), memory.initial_carry((2,)), x, reset)
-
-
-@pytest.fixture
-def clean_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
-    monkeypatch.setattr(registry, "_CONFIGS", dict(registry._CONFIGS))
 
 
 def make_class(name="Plus"):

@@ -125,7 +125,7 @@ def test_every_loss_trains_on_pictures_vectors_and_mixed_actions_and_the_target_
              "--agent.warmup-updates 0 --agent.target-rate 0.25 --agent.batch-length 12")  # fmt: skip
     config = tiny(*flags.split())
     speeds = []
-    monkeypatch.setattr(ProgressBar, "update", lambda bar, steps, **told: speeds.append(told["learning_speed"]))
+    monkeypatch.setattr(ProgressBar, "update", lambda bar, progress: speeds.append(progress.learning_speed))
     run = train(config, run_dir=tmp_path / "run")
     before, row = read_metrics(run)
     # The first update only fills replay: how long the rest will take is not known yet.
