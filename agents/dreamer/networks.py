@@ -17,7 +17,7 @@ from hippodrome.memory.core import Dense
 from hippodrome.memory.rssm import NormMLP
 
 from .config import DreamerConfig
-from .convolution import conv_general_dilated
+from .convolution import conv_general_dilated, conv_upsampled
 from .twohot import symlog
 
 _SMALLEST = 4
@@ -150,13 +150,11 @@ class Decoder(nn.Module):
         x = Dense(height * width * first, name=f"space_{index}")(x)
         x = x.reshape(-1, height, width, first)
         x = nn.silu(nn.RMSNorm(epsilon=1e-4, name=f"norm_{index}_in")(x))
-        for stage in reversed(range(stages)):
-            x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-            if stage == 0:
-                break
-            x = _conv(self.depth * _MULTIPLIERS[stage - 1], (5, 5), name=f"conv_{index}_{stage}")(x)
+        for stage in range(stages - 1, 0, -1):
+            name = f"conv_{index}_{stage}"
+            x = _conv(self.depth * _MULTIPLIERS[stage - 1], (5, 5), name=name, upsample=True)(x)
             x = nn.silu(nn.RMSNorm(epsilon=1e-4, name=f"norm_{index}_{stage}")(x))
-        x = _conv(channels, (5, 5), name=f"conv_{index}_out")(x)
+        x = _conv(channels, (5, 5), name=f"conv_{index}_out", upsample=stages > 0)(x)
         return nn.sigmoid(x.astype(jnp.float32)).reshape(*leading, *space.shape)
 
 
@@ -229,8 +227,10 @@ def build_modules(config: DreamerConfig, observation_space: Any, num_outputs: in
     return modules
 
 
-def _conv(features: int, kernel_size: tuple[int, int], *, name: str) -> nn.Conv:
-    return nn.Conv(features, kernel_size, conv_general_dilated=conv_general_dilated, name=name)
+def _conv(features: int, kernel_size: tuple[int, int], *, name: str, upsample: bool = False) -> nn.Conv:
+    """With `upsample`, of pictures with every pixel repeated twice along both sides."""
+    convolution = conv_upsampled if upsample else conv_general_dilated
+    return nn.Conv(features, kernel_size, conv_general_dilated=convolution, name=name)
 
 
 def _encode_vector(space: Any, value: Array) -> Array:

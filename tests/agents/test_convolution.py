@@ -5,22 +5,40 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hippodrome.agents.dreamer.convolution import conv_general_dilated, convolve
+from hippodrome.agents.dreamer.convolution import (
+    conv_general_dilated,
+    convolve,
+    convolve_few_channels,
+    convolve_upsampled,
+)
 
 
-@pytest.mark.parametrize(("height", "width", "side"), [(8, 8, 5), (6, 4, 3), (5, 7, 5)])
-def test_values_and_gradients_are_those_of_jax(height, width, side):
+def same_size(x):
+    return x
+
+
+def twice_the_size(x):
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("convolution", "before"),
+    [(convolve, same_size), (convolve_few_channels, same_size), (convolve_upsampled, twice_the_size)],
+)
+@pytest.mark.parametrize(("height", "width", "side"), [(8, 8, 5), (6, 4, 3), (5, 7, 5), (3, 5, 7)])
+def test_values_and_gradients_are_those_of_jax(convolution, before, height, width, side):
     generator = np.random.default_rng(0)
     x = jnp.asarray(generator.normal(size=(3, height, width, 2)), jnp.float32)
     kernel = jnp.asarray(generator.normal(size=(side, side, 2, 4)), jnp.float32)
-    weight = jnp.asarray(generator.normal(size=(3, height, width, 4)), jnp.float32)
+    weight = jnp.asarray(generator.normal(size=(*before(x).shape[:3], 4)), jnp.float32)
 
     def native(x, kernel):
-        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        layout = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(before(x), kernel, (1, 1), "SAME", dimension_numbers=layout)
         return (weight * y).sum()
 
     def ours(x, kernel):
-        return (weight * convolve(x, kernel)).sum()
+        return (weight * convolution(x, kernel)).sum()
 
     def in_a_loop(function):
         grad = jax.grad(function, (0, 1))
@@ -36,5 +54,5 @@ def test_on_a_cpu_the_layers_use_it():
         for equation in jaxpr.eqns:
             yield equation.primitive.name
 
-    traced = jax.make_jaxpr(conv_general_dilated)(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)))
+    traced = jax.make_jaxpr(conv_general_dilated)(jnp.ones((1, 4, 4, 8)), jnp.ones((3, 3, 8, 1)))
     assert any("custom_vjp" in name for name in names(traced.jaxpr)) == (jax.default_backend() == "cpu")
