@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from hippodrome.agents.dreamer.convolution import convolve, convolve_few_channels, convolve_upsampled
 
