@@ -38,12 +38,13 @@ def on_policy(
     rollout_key: Key[Array, ""],
     learn_key: Key[Array, ""],
     *,
+    act: Callable[..., Any] = collect,
     num_steps: int,
     bootstrap_truncation: bool,
     first_env: Any,
 ) -> tuple[dict[str, Any], dict[str, Array], Outcome]:
-    """Collect a rollout and learn from it."""
-    envs_state, carry, rollout = collect(
+    """Collect a rollout, by `act`, and learn from it."""
+    envs_state, carry, rollout = act(
         agent,
         envs,
         state.learner.params,
@@ -66,18 +67,19 @@ def from_replay(
     rollout_key: Key[Array, ""],
     learn_key: Key[Array, ""],
     *,
+    act: Callable[..., Any] = record,
     num_steps: int,
     num_shards: int | None = None,
     axis_name: Any = None,
     updates_per_step: Fraction,
     first_env: Any,
 ) -> tuple[dict[str, Any], dict[str, Array], Outcome]:
-    """Add a rollout to replay, then learn from windows of it as often as the replay ratio says.
+    """Add a rollout, made by `act`, to replay, then learn from windows of it as often as the replay ratio says.
 
     Where there are several shards, `num_shards` of them on this device, `buffer` is of one, `axis_name` goes over all,
     and replay's leaves lead with those of this device.
     """
-    envs_state, carry, stream, outcome = record(
+    envs_state, carry, stream, outcome = act(
         agent,
         envs,
         state.learner.params,

@@ -165,6 +165,12 @@ def _dataset_problems(config: TrainConfig) -> list[Problem]:
             f"curriculum.kind={config.curriculum.kind} must be none with dataset={config.dataset}: no task is played"
         )
         found.append(Problem(message, ("dataset", "curriculum.kind")))
+    if config.cluster.num_actors:
+        message = (
+            f"cluster.num_actors={config.cluster.num_actors} must be 0 with dataset={config.dataset}: nobody acts "
+            "while learning from it"
+        )
+        found.append(Problem(message, ("dataset", "cluster.num_actors")))
     sharding = {
         "num_devices": config.num_devices,
         "num_shards": config.num_shards,
@@ -215,16 +221,28 @@ def _host_problems(config: TrainConfig, env: Any) -> list[Problem]:
     """Rules about where an environment steps."""
     from hippodrome.envs import HostEnvironment
 
-    name, workers = config.env.id, config.env.host_workers
+    name, workers, cluster = config.env.id, config.env.host_workers, config.cluster
     if not isinstance(env, HostEnvironment):
-        message = f"env.host_workers={workers} must be 0: env.id={name!r} steps in JAX, on the device that trains"
-        return [Problem(message, ("env.host_workers", "env.id"))] if workers else []
+        found = []
+        if workers:
+            message = f"env.host_workers={workers} must be 0: env.id={name!r} steps in JAX, on the device that trains"
+            found.append(Problem(message, ("env.host_workers", "env.id")))
+        if cluster.num_actors:
+            message = (
+                f"cluster.num_actors={cluster.num_actors} must be 0: env.id={name!r} steps in JAX, where learners have "
+                "environments of their own; train on several processes by --cluster.num-workers"
+            )
+            found.append(Problem(message, ("cluster.num_actors", "env.id")))
+        return found
     remedies = {
         "num_seeds": (config.num_seeds, 1, "train one seed after another, each by a command with its --seed"),
         "num_devices": (config.num_devices, 1, "set num_devices=1"),
-        "cluster.num_workers": (config.cluster.num_workers, 0, "step it in processes by --env.host-workers"),
+        "cluster.num_workers": (cluster.num_workers, 0, "act in it in other processes by --cluster.num-actors"),
     }
-    return [
+    if cluster.num_actors:
+        remedies["env.host_workers"] = (workers, 0, "more --cluster.num-actors do the same")
+        remedies["cluster.gpus_per_worker"] = (cluster.gpus_per_worker, 0, "actors act on cores")
+    found = [
         Problem(
             f"{field}={value} must be {most} with env.id={name!r}, which steps on the host: {remedy}",
             (field, "env.id"),
@@ -232,6 +250,10 @@ def _host_problems(config: TrainConfig, env: Any) -> list[Problem]:
         for field, (value, most, remedy) in remedies.items()
         if value > most
     ]
+    if cluster.num_actors and config.env.num_envs % cluster.num_actors:
+        message = f"env.num_envs={config.env.num_envs} must be divisible by cluster.num_actors={cluster.num_actors}"
+        found.append(Problem(message, ("env.num_envs", "cluster.num_actors")))
+    return found
 
 
 def _unbounded(action_space: Any) -> list[str]:

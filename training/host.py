@@ -18,10 +18,20 @@ _CALLBACK_LOG = logging.getLogger("jax._src.callback")
 
 @contextlib.contextmanager
 def running(envs: VectorEnv, advice: Callable[[], str] = str) -> Iterator[VectorEnv]:
-    """Closes environments at the end of the block, and tells what failed in them by their own traceback.
+    """Closes environments at the end of the block, and tells what failed in them as `telling` does."""
+    try:
+        with telling(envs, advice):
+            yield envs
+    finally:
+        envs.close()
+
+
+@contextlib.contextmanager
+def telling(envs: VectorEnv, advice: Callable[[], str] = str) -> Iterator[None]:
+    """Tells what fails in environments by their own traceback.
 
     Args:
-        envs: any; those that step in JAX neither fail nor need closing.
+        envs: any; those that step in JAX do not fail.
         advice: what to add to the message of a failure.
 
     Raises:
@@ -29,7 +39,7 @@ def running(envs: VectorEnv, advice: Callable[[], str] = str) -> Iterator[Vector
     """
     _CALLBACK_LOG.addFilter(_is_news)
     try:
-        yield envs
+        yield
     except RuntimeError as error:
         if envs.failure is None:
             raise
@@ -38,7 +48,6 @@ def running(envs: VectorEnv, advice: Callable[[], str] = str) -> Iterator[Vector
         raise EnvironmentFailure("\n".join(filter(None, [str(envs.failure), advice()]))) from envs.failure
     finally:
         _CALLBACK_LOG.removeFilter(_is_news)
-        envs.close()
 
 
 def restarted(envs: VectorEnv, state: TrainState) -> TrainState:

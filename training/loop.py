@@ -57,7 +57,7 @@ def train(
     check_config(config)
     if resume is not None:
         require_same_config(config, Path(resume))
-    if config.cluster.num_workers:
+    if config.cluster.num_processes:
         from .cluster import train_on_cluster  # imports ray
 
         return train_on_cluster(config, run_dir=run_dir, resume=resume, command=command)

@@ -11,7 +11,7 @@ from .errors import RunFolderError
 from .given import given_params
 from .offline import Offline, read_offline, require_same_data
 from .run_folder import create_run_folder, require_writable
-from .step import Experiment, make_experiment
+from .step import Experiment, RemoteActors, make_experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Prepared:
         return self.config.num_updates * self.config.steps_per_update
 
 
-def prepare(config: TrainConfig, resume: Path | None) -> Prepared:
+def prepare(config: TrainConfig, resume: Path | None, actors: RemoteActors | None = None) -> Prepared:
     """Make a configuration runnable, and read what the run begins with. Errors as of `train`."""
     about = None if config.dataset is None else read_about(config.dataset)
-    experiment = make_experiment(config, about)
+    experiment = make_experiment(config, about, actors)
     offline = None if about is None else read_offline(config, about, experiment.envs)
     goes_on = resume is not None and has_checkpoint(resume)
     if resume is not None and offline is not None and goes_on:

@@ -96,6 +96,10 @@ class ClusterConfig:
 
     Attributes:
         num_workers: processes; 0 trains in this one, without Ray.
+        num_actors: processes that step environments in Python (gymnasium's) and act in them, for a learner in this
+            process; 0 steps them in this one.
+        actor_lag: how many updates older than the learner's the parameters that act may be; 0: the actors wait while it
+            learns, and the numbers are those of one process.
         address: HOST:PORT of a Ray cluster to join, or "auto" for the one of this machine; null starts one here, which
             ends with the run and listens on loopback alone.
         cores_per_worker: cores each process computes with.
@@ -105,11 +109,18 @@ class ClusterConfig:
     """
 
     num_workers: NonNegativeInt = 0
+    num_actors: NonNegativeInt = 0
+    actor_lag: NonNegativeInt = 0
     address: str | None = None
     cores_per_worker: PositiveInt = 1
     gpus_per_worker: NonNegativeInt = 0
     max_failures: NonNegativeInt = 3
     start_timeout: Annotated[float, Field(gt=0)] = 60.0
+
+    @property
+    def num_processes(self) -> int:
+        """Workers and actors: those that Ray starts."""
+        return self.num_workers + self.num_actors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ Legend: `T` steps of a rollout, `B` environments (of this device).
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from .offline import offline_buffer, offline_replay
 from .processes import put, run_devices
 from .replay import Replay, ReplayBuffer, split_environments
 from .replay_size import check_replay_memory, learns_from_replay, replay_buffer
-from .rollout import replay_step
+from .rollout import collect, record, replay_step
 
 DEVICE_AXIS = "devices"
 
@@ -105,16 +105,27 @@ def make_environment(env_config: Any, num_steps: int) -> VectorEnv:
     return vectorize(env, params, num_steps=num_steps, host_workers=env_config.host_workers)
 
 
-def make_experiment(config: Any, about: About | None = None) -> Experiment:
+class RemoteActors(Protocol):
+    """Processes that act in environments on the host, see `training.cluster.acting`."""
+
+    def vectorize(self, env: Any, params: Any) -> VectorEnv:
+        """The environments of all of them."""
+
+    def rollout(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """What a function of `training.rollout` returns, made by them."""
+
+
+def make_experiment(config: Any, about: About | None = None, actors: RemoteActors | None = None) -> Experiment:
     """The pure functions of a training configuration (`TrainConfig`).
 
     Args:
         config: whose.
         about: what its data set says of itself, where it has one; without, the experiment can act but not learn.
+        actors: who acts in place of the training step itself.
     """
     num_steps, num_envs = config.agent.num_steps, config.env.num_envs
     steps_per_update, num_updates = config.steps_per_update, config.num_updates
-    envs = make_environment(config.env, num_steps)
+    envs = make_environment(config.env, num_steps) if actors is None else actors.vectorize(*build_env(config.env))
 
     def build_agent(axis_name: str | tuple[str, ...] | None, num_shards: int) -> Agent:
         try:
@@ -141,7 +152,7 @@ def make_experiment(config: Any, about: About | None = None) -> Experiment:
         new_replay = partial(_sharded_replay, buffer, config.num_shards, config.total_devices)
         check_replay_memory(config, buffer, agent, envs)
     axis_name = DEVICE_AXIS if config.total_devices > 1 else None
-    advance = _make_advance(config, build_agent, buffer, axis_name, steps_per_update)
+    advance = _make_advance(config, build_agent, buffer, axis_name, steps_per_update, actors)
     curriculum = None if config.curriculum.kind == "none" else Curriculum(config.curriculum, envs)
 
     def train_step(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
@@ -178,14 +189,20 @@ def make_experiment(config: Any, about: About | None = None) -> Experiment:
 
 
 def _make_advance(
-    config: Any, build_agent: Callable[..., Agent], buffer: ReplayBuffer | None, axis_name: str | None, steps: int
+    config: Any,
+    build_agent: Callable[..., Agent],
+    buffer: ReplayBuffer | None,
+    axis_name: str | None,
+    steps: int,
+    actors: RemoteActors | None,
 ) -> Advance:
     """What one training step of `steps` environment steps does, with the learner of one device."""
     num_steps, shards_here = config.agent.num_steps, config.num_shards // config.total_devices
     if buffer is None:
         bootstrap = not getattr(config.agent, "truncation_is_terminal", False)
         learner = build_agent(axis_name, shards_here)
-        return partial(on_policy, learner, num_steps=num_steps, bootstrap_truncation=bootstrap)
+        act = collect if actors is None else partial(actors.rollout, collect)
+        return partial(on_policy, learner, act=act, num_steps=num_steps, bootstrap_truncation=bootstrap)
     ratio = replay_ratio(config.agent.train_ratio, steps, buffer) / config.num_shards
     if config.dataset is not None:
         return partial(from_dataset, build_agent(None, 1), buffer, updates_per_step=ratio)
@@ -194,7 +211,8 @@ def _make_advance(
         sharding["axis_name"] = (SHARD_AXIS,) if axis_name is None else (axis_name, SHARD_AXIS)
         sharding["num_shards"] = shards_here
     learner = build_agent(sharding.get("axis_name"), 1)
-    return partial(from_replay, learner, buffer, num_steps=num_steps, updates_per_step=ratio, **sharding)
+    act = record if actors is None else partial(actors.rollout, record)
+    return partial(from_replay, learner, buffer, act=act, num_steps=num_steps, updates_per_step=ratio, **sharding)
 
 
 def state_template(experiment: Experiment, config: Any) -> Any:

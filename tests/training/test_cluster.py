@@ -9,14 +9,12 @@ import sys
 import threading
 import time
 import uuid
-from pathlib import Path
 
 import pytest
 
 from hippodrome import launch
 from hippodrome.training import train
 from hippodrome.training.checkpoint import Checkpointer
-from hippodrome.training.cluster import connected
 from hippodrome.training.cluster.package import stage_packages
 from hippodrome.training.config import load_config
 from hippodrome.training.errors import ConfigError, TrainingError
@@ -25,10 +23,10 @@ from hippodrome.training.run_checkpoint import RunCheckpoints
 from hippodrome.training.schema import ClusterConfig
 from hippodrome.training.step import make_experiment, state_template
 from tests.compare import assert_close, assert_identical
+from tests.ray_sessions import MARK, newest, processes_of, ray_session, wait_until
 from tests.tiny import tiny_config, tiny_dreamer, tiny_flags
 
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-MARK = "HIPPODROME_TEST_SESSION"
 UPDATES = 24
 OPTIONS = dict(
     total_env_steps=64 * UPDATES,
@@ -55,45 +53,10 @@ register_env("tests/Broken", Broken)
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 
 
-def processes_of(mark):
-    """Numbers and command lines of the processes that were started with this mark in their environment."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal() and int(folder.name) != os.getpid():
-            try:
-                environment, words = (folder / "environ").read_bytes(), (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"{MARK}={mark}".encode() in environment and words:
-                found[int(folder.name)] = words.replace(b"\0", b" ").decode().strip()
-    return found
-
-
-def wait_until(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.02)
-
-
-def newest(run):
-    return max(Checkpointer(run / "checkpoints").steps(), default=0)
-
-
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
-    """Two cores' worth of Ray; the mark of its processes, which share what they compile and find BROKEN."""
-    mark, folder = uuid.uuid4().hex, tmp_path_factory.mktemp("session")
-    (folder / "broken_in_workers.py").write_text(BROKEN)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(MARK, mark)
-        patch.setenv("PYTHONPATH", str(folder))
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # as conftest.py has it in this process
-        patch.syspath_prepend(folder)
-        with connected(ClusterConfig(num_workers=2)):
-            yield mark
-    wait_until(lambda: not processes_of(mark), 30)
+    """The mark of the processes of Ray."""
+    yield from ray_session(tmp_path_factory.mktemp("session"), {"broken_in_workers": BROKEN})
 
 
 def on_two_workers(config):

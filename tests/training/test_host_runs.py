@@ -198,7 +198,16 @@ gymnasium.register("tests/Odd-v0", Odd)
         (dict(num_devices=2, num_shards=2), r"num_devices=2 must be 1 with env.id=.*host: set num_devices=1"),
         (
             {"cluster.num-workers": 1},
-            r"cluster.num_workers=1 must be 0 with env.id=.*host: step it in processes by --env.host-workers",
+            r"cluster.num_workers=1 must be 0 with env.id=.*host: act in it in other processes by --cluster.num-actors",
+        ),
+        ({"cluster.num-actors": 3}, "env.num_envs=4 must be divisible by cluster.num_actors=3"),
+        (
+            {"cluster.num-actors": 2, "env.host-workers": 2},
+            r"env.host_workers=2 must be 0 with env.id=.*host: more --cluster.num-actors do the same",
+        ),
+        (
+            {"env__id": IN_JAX, "cluster.num-actors": 2},
+            "cluster.num_actors=2 must be 0: env.id='tests/ShortRoom' steps in JAX.* by --cluster.num-workers",
         ),
         (
             dict(env__id=IN_JAX, env__host_workers=1),

@@ -1,9 +1,11 @@
 """The driver: starts a group of workers, shows how they get on, and starts another where one dies."""
 
+import dataclasses
 import datetime
 import json
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from hippodrome.training.checkpoint import Checkpointer
 from hippodrome.training.config import TrainConfig
 from hippodrome.training.errors import HippodromeError, RunFolderError, TrainingError
 from hippodrome.training.interrupt import interrupt_flag
-from hippodrome.training.loop import show_result
+from hippodrome.training.loop import run_training, show_result
 from hippodrome.training.metrics import METRICS_FILE
-from hippodrome.training.prepare import run_folder
+from hippodrome.training.prepare import prepare, run_folder
 from hippodrome.training.progress import Progress, ProgressBar
 
+from .acting import actors_of
 from .group import Group, WorkerLost, group_of, require_room
 from .nodes import require_equal_nodes
 
@@ -33,7 +36,8 @@ def supervise(
     folder = run_folder(config, run_dir, resume).absolute()
     try:
         require_equal_nodes(folder, config.import_modules)
-        result = _Supervisor(config, folder, command).train(resume is not None)
+        supervisor = _ActorSupervisor if config.cluster.num_actors else _Supervisor
+        result = supervisor(config, folder, command).train(resume is not None)
     except HippodromeError as error:
         if error.exit_code == 2 and resume is None and not (folder / METRICS_FILE).exists():
             shutil.rmtree(folder, ignore_errors=True)  # nothing was trained; its name is free again
@@ -61,8 +65,7 @@ class _Supervisor:
         with ProgressBar(total) as bar, interrupt_flag() as interrupted:
             while True:
                 try:
-                    with group_of(self.config) as group:
-                        return self._follow(group, bar, interrupted, resume)
+                    return self._attempt(bar, interrupted, resume)
                 except WorkerLost as lost:
                     self._failed_at = time.monotonic()
                     failures = failures + 1 if self._newest() == newest else 1
@@ -71,9 +74,13 @@ class _Supervisor:
                         raise TrainingError(self._give_up(failures, lost)) from None
                     self._note(bar, lost)
 
+    def _attempt(self, bar: ProgressBar, interrupted: list[int], resume: bool) -> dict[str, Any]:
+        """The result, unless a worker is lost."""
+        with group_of(self.config) as group:
+            bar.say(_where(group.places, "worker"))
+            return self._follow(group, bar, interrupted, resume)
+
     def _follow(self, group: Group, bar: ProgressBar, interrupted: list[int], resume: bool) -> dict[str, Any]:
-        hosts = sorted({place["host"] for place in group.places})
-        bar.say(f"{len(group.workers)} workers on {len(hosts)} node{'s' * (len(hosts) > 1)}: {', '.join(hosts)}")
         references = group.call("train", self.folder, resume, self.command)
         pending, told = list(references), False
         while pending:
@@ -91,10 +98,8 @@ class _Supervisor:
         for report in reports:
             if isinstance(report, str):
                 bar.say(report)
-                continue
-            bar.update(report)
-            self.env_steps = report.env_steps
-            self._went_on()
+            else:
+                self._went_on(report, bar)
 
     def _note(self, bar: ProgressBar, lost: WorkerLost) -> None:
         """Say what happened, and what is repeated."""
@@ -110,8 +115,10 @@ class _Supervisor:
             "env_steps_resumed_from": from_steps,
         }
 
-    def _went_on(self) -> None:
-        """Write a line about the failure that the first report after it ends."""
+    def _went_on(self, report: Progress, bar: ProgressBar) -> None:
+        """Show a report, and write a line about the failure that the first one after it ends."""
+        bar.update(report)
+        self.env_steps = report.env_steps
         if self._failure is None:
             return
         line = {**self._failure, "seconds_until_next_report": round(time.monotonic() - self._failed_at, 1)}
@@ -134,3 +141,34 @@ class _Supervisor:
             f"{self.config.cluster.max_failures}); {saved}. Once the cause is mended, go on with `hippodrome train "
             f"--resume {self.folder}`. The last failure: {lost}"
         )
+
+
+class _ActorSupervisor(_Supervisor):
+    """The same where workers only act: this process learns."""
+
+    def _attempt(self, bar: ProgressBar, interrupted: list[int], resume: bool) -> dict[str, Any]:
+        with actors_of(self.config, self.folder) as actors:
+            bar.say(_where(actors.places, "environment actor"))
+            reporter = _Reporter(bar.say, lambda progress: self._went_on(progress, bar))
+            try:
+                prepared = prepare(self.config, self.folder if resume else None, actors)
+                return run_training(prepared, self.folder, reporter, interrupted, command=self.command).finish()
+            except Exception as error:
+                if actors.lost is None or error is actors.lost:
+                    raise
+                raise actors.lost from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reporter:
+    """See `progress.Reporter`."""
+
+    say: Callable[[str], None]
+    update: Callable[[Progress], None]
+
+
+def _where(places: Sequence[dict[str, Any]], what: str) -> str:
+    """How many workers are on which nodes."""
+    hosts = sorted({place["host"] for place in places})
+    plural, nodes = "s" * (len(places) > 1), "s" * (len(hosts) > 1)
+    return f"{len(places)} {what}{plural} on {len(hosts)} node{nodes}: {', '.join(hosts)}"

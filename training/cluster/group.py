@@ -82,7 +82,7 @@ class Group:
         who = f"worker {rank} (process {place['pid']} on {place['host']})"
         if isinstance(error, ray.exceptions.RayTaskError):
             return f"{who} raised an error:\n{error}"
-        return f"{who} died: {_death(error)}"
+        return f"{who} died: {death_of(error)}"
 
 
 @contextlib.contextmanager
@@ -93,32 +93,45 @@ def group_of(config: TrainConfig) -> Iterator[Group]:
         TrainingError: if the cluster has no room for them within `cluster.start_timeout`.
         WorkerLost: if one dies before all have joined.
     """
+    # Three threads: reports and interruptions come while a worker trains.
+    with started(Worker, config, config.cluster.num_workers, max_concurrency=3) as group:
+        first = group.places[0]
+        coordinator = f"{first['host']}:{first['port']}"
+        joining = [worker.join.remote(coordinator, len(group.workers), i) for i, worker in enumerate(group.workers)]
+        group.get(joining, config.cluster.start_timeout)
+        yield group
+
+
+@contextlib.contextmanager
+def started(cls: type, config: TrainConfig, count: int, *, max_concurrency: int) -> Iterator[Group]:
+    """`count` actors of a class that has `where`, each with a worker's cores and GPUs; killed at the end of the block.
+
+    Raises:
+        TrainingError: if the cluster has no room for them within `cluster.start_timeout`.
+        WorkerLost: if one dies before it says where it is.
+    """
     cluster = config.cluster
     bundle = {"CPU": float(cluster.cores_per_worker)}
     if cluster.gpus_per_worker:
         bundle["GPU"] = float(cluster.gpus_per_worker)
-    room = placement_group([bundle] * cluster.num_workers, strategy="PACK")
+    room = placement_group([bundle] * count, strategy="PACK")
     workers: list[Any] = []
     try:
         _wait_for(room, cluster)
-        actor: Any = ray.remote(Worker)
-        for index in range(cluster.num_workers):
+        actor: Any = ray.remote(cls)
+        for index in range(count):
             strategy = PlacementGroupSchedulingStrategy(room, placement_group_bundle_index=index)
             options = actor.options(
                 num_cpus=cluster.cores_per_worker,
                 num_gpus=cluster.gpus_per_worker,
                 max_restarts=0,
-                max_concurrency=3,
+                max_concurrency=max_concurrency,
                 scheduling_strategy=strategy,
                 runtime_env={"env_vars": worker_variables(config)},
             )
             workers.append(options.remote())
-        group = Group(workers, [{"pid": "?", "host": "?"}] * len(workers))
+        group = Group(workers, [{"pid": "?", "host": "?"}] * count)
         group.places = group.get(group.call("where"), cluster.start_timeout)
-        first = group.places[0]
-        coordinator = f"{first['host']}:{first['port']}"
-        joining = [worker.join.remote(coordinator, len(workers), rank) for rank, worker in enumerate(workers)]
-        group.get(joining, cluster.start_timeout)
         yield group
     finally:
         for worker in workers:
@@ -143,12 +156,13 @@ def worker_variables(config: TrainConfig) -> dict[str, str]:
 def require_room(cluster: ClusterConfig) -> None:
     """Raise ConfigError unless the whole cluster, if nothing else ran there, had room for the workers."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    field = "num_actors" if cluster.num_actors else "num_workers"
     for name, what, each in (("CPU", "cores", cluster.cores_per_worker), ("GPU", "gpus", cluster.gpus_per_worker)):
-        fits = sum(int(node.get(name, 0) // each) for node in nodes) if each else cluster.num_workers
-        if fits < cluster.num_workers:
+        fits = sum(int(node.get(name, 0) // each) for node in nodes) if each else cluster.num_processes
+        if fits < cluster.num_processes:
             there = ", ".join(f"{node.get(name, 0):g}" for node in nodes)
             raise ConfigError(
-                f"cluster.num_workers={cluster.num_workers} of cluster.{what}_per_worker={each} each do not fit: the "
+                f"cluster.{field}={cluster.num_processes} of cluster.{what}_per_worker={each} each do not fit: the "
                 f"nodes of the cluster have {there} {what}, enough for {fits}; lower them, or add nodes by `ray start "
                 "--address`"
             )
@@ -159,7 +173,7 @@ def _wait_for(room: Any, cluster: ClusterConfig) -> None:
         return
     free = {name: value for name, value in ray.available_resources().items() if name in ("CPU", "GPU")}
     raise TrainingError(
-        f"the cluster had no room for cluster.num_workers={cluster.num_workers} within cluster.start_timeout="
+        f"the cluster had no room for {cluster.num_processes} workers within cluster.start_timeout="
         f"{cluster.start_timeout:g} s; free now: {free}"
     )
 
@@ -174,7 +188,7 @@ def _error_of(reference: Any) -> BaseException | None:
     return None
 
 
-def _death(error: BaseException | None) -> str:
+def death_of(error: BaseException | None) -> str:
     """The telling line of what Ray says of a dead actor."""
     text = " ".join(str(error).split())
     for start in ("Worker exit detail: ", "The actor is dead because "):

@@ -51,7 +51,7 @@ def connected(
 
             ray.init(
                 address="local",  # a cluster that runs on this machine is not meant
-                num_cpus=max(1, cluster.num_workers) * cluster.cores_per_worker,
+                num_cpus=max(1, cluster.num_processes) * cluster.cores_per_worker,
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 runtime_env=runtime_env or None,
@@ -72,10 +72,11 @@ def connected(
 
 
 def _require_cores(cluster: ClusterConfig) -> None:
-    needed, there = cluster.num_workers * cluster.cores_per_worker, usable_cores()
+    needed, there = cluster.num_processes * cluster.cores_per_worker, usable_cores()
+    field = "num_actors" if cluster.num_actors else "num_workers"
     if needed > there:
         raise ConfigError(
-            f"cluster.num_workers={cluster.num_workers} * cluster.cores_per_worker={cluster.cores_per_worker} = "
+            f"cluster.{field}={cluster.num_processes} * cluster.cores_per_worker={cluster.cores_per_worker} = "
             f"{needed} cores, but this machine has {there}; lower them, or join a larger cluster by --cluster.address"
         )
 

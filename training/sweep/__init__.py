@@ -67,9 +67,10 @@ def resume_sweep(folder: str | Path, *, address: str | None = None) -> dict[str,
 
 def _run(folder: Path, sweep: SweepConfig, overrides: Sequence[str], *, resume: bool) -> dict[str, Any]:
     config = trial_config(sweep, {}, overrides)
-    if config.cluster.num_workers:
+    if config.cluster.num_processes:
+        field = "num_workers" if config.cluster.num_workers else "num_actors"
         raise ConfigError(
-            f"cluster.num_workers={config.cluster.num_workers} must be 0 in a sweep: each of its trials is one process"
+            f"cluster.{field}={config.cluster.num_processes} must be 0 in a sweep: each of its trials is one process"
         )
     cluster = ClusterConfig(
         num_workers=usable_cores() // sweep.cores_per_trial or 1,
