@@ -51,8 +51,20 @@ def load(path: Path, monkeypatch) -> ModuleType:
     return module
 
 
+# Beside what pyproject.toml asks for they need a package of the same name, and are run where it is.
+WITH = {"stable_baselines3_agent": "stable_baselines3"}
+
+
 def test_every_script_is_run_here():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(SCRIPTS)
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*SCRIPTS, *WITH}
+
+
+@pytest.mark.parametrize("name", WITH)
+def test_the_script_with_another_library_shows_what_it_says(name, monkeypatch):
+    pytest.importorskip(WITH[name])
+    module = load(EXAMPLES / f"{name}.py", monkeypatch)
+    before, after = module.main()
+    assert after > before + 0.2
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
