@@ -22,9 +22,9 @@ import jax
 import numpy as np
 
 from hippodrome.training import load_policy
-from hippodrome.training.checkpoint import Checkpointer
+from hippodrome.training.checkpoint.checkpointer import Checkpointer
 from hippodrome.training.config import load_config
-from hippodrome.training.metrics import read_metrics
+from hippodrome.training.log.metrics import read_metrics
 
 CONFIG = ("quickstart", "--cluster.num-workers", "2", "--checkpoint.every-updates", "10", "--log.no-tensorboard")
 WHAT = ("nothing", "the worker that follows", "the leader", "the driver")

@@ -23,7 +23,7 @@ import jax
 
 from hippodrome.training.cluster import connected
 from hippodrome.training.config import load_config
-from hippodrome.training.schema import ClusterConfig
+from hippodrome.training.config.schema import ClusterConfig
 from hippodrome.training.step import make_experiment
 
 CONFIG, NUM_ENVS = "popgym", 64

@@ -33,7 +33,7 @@ from hippodrome.agents import ReplayBatch, ReplayStep
 from hippodrome.agents.dreamer.world_model import observe_window, world_model_loss
 from hippodrome.envs import environment_keys, make
 from hippodrome.training.config import load_config
-from hippodrome.training.statistics import bootstrap_interval
+from hippodrome.training.evaluation.statistics import bootstrap_interval
 from hippodrome.training.step import make_experiment
 
 LENGTH, SKIPPED, TRAIN_WINDOWS, PROBE_WINDOWS = 32, 8, 1024, 256

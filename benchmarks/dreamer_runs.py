@@ -26,8 +26,8 @@ from child import digest_of, run_to_end
 
 from hippodrome.training import evaluate
 from hippodrome.training.config import load_config
-from hippodrome.training.metrics import read_metrics
-from hippodrome.training.statistics import summarize_returns
+from hippodrome.training.evaluation.statistics import summarize_returns
+from hippodrome.training.log.metrics import read_metrics
 from hippodrome.training.step import make_experiment
 
 # Environment steps between evaluations, by configuration.

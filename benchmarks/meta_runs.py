@@ -19,11 +19,11 @@ import numpy as np
 from child import digest_of, run_to_end
 from meta_references import bandit_reference, tabular_reference
 
-from hippodrome.training.adaptation import evaluate_adaptation, play_meta_episodes, split_env
-from hippodrome.training.checks import build_env
 from hippodrome.training.config import load_config
-from hippodrome.training.evaluation import restore_run
-from hippodrome.training.statistics import nested_interval
+from hippodrome.training.config.checks import build_env
+from hippodrome.training.evaluation.adaptation import evaluate_adaptation, play_meta_episodes, split_env
+from hippodrome.training.evaluation.evaluate import restore_run
+from hippodrome.training.evaluation.statistics import nested_interval
 
 SEEDS, TASKS = 4, 1024
 

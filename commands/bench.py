@@ -30,7 +30,7 @@ def bench(arguments: list[str]) -> int:
             parser.error(f"--{name.replace('_', '-')} {getattr(known, name)} must be positive and finite")
     if not 0 <= known.seed < 2**32:
         parser.error(f"--seed {known.seed} must be from 0 to {2**32 - 1}")
-    from hippodrome.training.plugins import load_plugins
+    from hippodrome.training.config.plugins import load_plugins
 
     load_plugins(known.modules)
     from hippodrome.memory import list_memories

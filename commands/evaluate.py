@@ -30,7 +30,7 @@ def evaluate(arguments: list[str]) -> int:
         parser.error(f"--seed {known.seed} must be from 0 to {2**32 - 1}")
     if known.step not in ("best", "last") and not known.step.isdecimal():
         parser.error(f"--step {known.step!r} must be best, last or the number of a checkpoint")
-    from hippodrome.training.plugins import load_plugins
+    from hippodrome.training.config.plugins import load_plugins
 
     is_run = Path(known.policy).is_dir()
     if not is_run and ":" not in known.policy:
@@ -41,13 +41,13 @@ def evaluate(arguments: list[str]) -> int:
     if known.split is None:
         if known.trials is not None or known.oracle:
             parser.error("--trials and --oracle need --split")
-        from hippodrome.training.evaluation import evaluate, evaluation_table
+        from hippodrome.training.evaluation.evaluate import evaluate, evaluation_table
 
         print_result(evaluate(known.policy, env=known.env, **chosen), known.json, evaluation_table)
         return 0
     if not is_run or known.env is not None:
         parser.error(f"--split {known.split} needs a run folder, and its own environment (no --env)")
-    from hippodrome.training.adaptation import adaptation_table, evaluate_adaptation
+    from hippodrome.training.evaluation.adaptation import adaptation_table, evaluate_adaptation
 
     chosen |= {"split": known.split, "trials": known.trials, "oracles": known.oracle}
     print_result(evaluate_adaptation(known.policy, **chosen), known.json, adaptation_table)

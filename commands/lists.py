@@ -18,7 +18,7 @@ def list_names(arguments: list[str]) -> int:
 
         raise ConfigError(unknown_name("list", known.what, LISTS))
     if known.what in ("envs", "memories", "agents"):
-        from hippodrome.training.plugins import load_plugins
+        from hippodrome.training.config.plugins import load_plugins
 
         load_plugins(known.modules)
     names = _names(known.what)

@@ -17,7 +17,7 @@ def inspect(arguments: list[str]) -> int:
     )
     parser.add_argument("--lags", type=int, default=128, help="steps to look back at most (%(default)s)")
     known, chosen = _look_arguments(parser, arguments, ("lags",))
-    from hippodrome.training.inspection import inspect_run, inspection_table
+    from hippodrome.training.inspection.inspect import inspect_run, inspection_table
 
     result = inspect_run(known.run, lags=known.lags, **chosen)
     print_result(result, known.json, inspection_table)
@@ -35,7 +35,7 @@ def predict(arguments: list[str]) -> int:
     parser.add_argument("--horizon", type=int, help="steps foreseen after them (32, or what an episode has left)")
     parser.add_argument("--episodes", type=int, default=32, help="episodes (%(default)s)")
     known, chosen = _look_arguments(parser, arguments, ("context", "horizon", "episodes"))
-    from hippodrome.training.prediction import predict_run, prediction_table
+    from hippodrome.training.inspection.prediction import predict_run, prediction_table
 
     result = predict_run(known.run, context=known.context, horizon=known.horizon, num_episodes=known.episodes, **chosen)
     print_result(result, known.json, prediction_table)
@@ -58,7 +58,7 @@ def record(arguments: list[str]) -> int:
     known, chosen = _look_arguments(parser, arguments, ("episodes",))
     if known.random and known.deterministic:
         parser.error("--random and --deterministic exclude each other")
-    from hippodrome.training.recording import record_episodes, recording_table
+    from hippodrome.training.dataset.recording import record_episodes, recording_table
 
     ways = {"random": known.random, "deterministic": known.deterministic}
     result = record_episodes(known.run, known.out, episodes=known.episodes, **ways, **chosen)
@@ -94,7 +94,7 @@ def _look_arguments(
         parser.error(f"--train-seed {known.train_seed!r} must be best or the number of a seed, from 0 on")
     if not Path(known.run).is_dir() and not getattr(known, "random", False):
         parser.error(f"there is no run folder {known.run!r}")
-    from hippodrome.training.plugins import load_plugins
+    from hippodrome.training.config.plugins import load_plugins
 
     load_plugins(known.modules)
     step, train_seed = (int(each) if each.isdecimal() else each for each in (known.step, known.train_seed))

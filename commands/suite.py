@@ -32,7 +32,7 @@ def suite(arguments: list[str]) -> int:
 
             load_config(overrides=overrides, prog="hippodrome suite", description=SUITE_HELP)
         parser.error("NAME is missing; see `hippodrome list suites`")
-    from hippodrome.training.suite import run_suite
+    from hippodrome.training.suite.run import run_suite
 
     run_suite(
         *words,

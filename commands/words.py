@@ -24,6 +24,6 @@ def print_result(result: dict[str, Any], as_json: bool, table: Callable[[dict[st
     if as_json:
         print(json.dumps(result, indent=1, allow_nan=False))
         return
-    from hippodrome.training.progress import table_console
+    from hippodrome.training.log.progress import table_console
 
     table_console().print(table(result))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hippodrome.training.checkpoint import Checkpointer
+from hippodrome.training.checkpoint.checkpointer import Checkpointer
 from hippodrome.training.cluster import connected
-from hippodrome.training.schema import ClusterConfig
+from hippodrome.training.config.schema import ClusterConfig
 
 MARK = "HIPPODROME_TEST_SESSION"
 

@@ -3,8 +3,8 @@
 import pytest
 
 from hippodrome.training import evaluate, load_config, train
-from hippodrome.training.adaptation import evaluate_adaptation
-from hippodrome.training.metrics import read_metrics
+from hippodrome.training.evaluation.adaptation import evaluate_adaptation
+from hippodrome.training.log.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,10 @@ import pytest
 
 from hippodrome import training
 from hippodrome.launch import main
-from hippodrome.training import suite, sweep
+from hippodrome.training import sweep
 from hippodrome.training.cluster.package import FOLDERS
 from hippodrome.training.config import load_config, save_config
+from hippodrome.training.suite import run as suite
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_SHIPPED = {"tests", "docs", "examples", "benchmarks", "build", "dist", "runs", "results"}
@@ -107,7 +108,7 @@ def test_yaml_and_ray_have_their_only_importers():
             path = Path(name).relative_to("hippodrome")
             for module in _imports(ROOT / path) & set(importers):
                 importers[module].add(path.as_posix())
-    assert importers["yaml"] == {"training/config.py"}
+    assert importers["yaml"] == {"training/config/loading.py"}
     assert {Path(each).parent.as_posix() for each in importers["ray"]} == {"training/cluster", "training/sweep"}
     assert not importers["torch"] | importers["rlax"] | importers["distrax"], "not at run time"
 
@@ -143,15 +144,15 @@ def test_the_commands_of_the_readme_are_understood(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(training, "train", lambda *_, **__: None, raising=False)
-    monkeypatch.setattr("hippodrome.training.evaluation.evaluate", lambda *_, **__: {})
-    monkeypatch.setattr("hippodrome.training.evaluation.evaluation_table", lambda _: "")
+    monkeypatch.setattr("hippodrome.training.evaluation.evaluate.evaluate", lambda *_, **__: {})
+    monkeypatch.setattr("hippodrome.training.evaluation.evaluate.evaluation_table", lambda _: "")
     monkeypatch.setattr("hippodrome.training.bench.run_bench", lambda *_, **__: {})
-    monkeypatch.setattr("hippodrome.training.inspection.inspect_run", lambda *_, **__: {})
-    monkeypatch.setattr("hippodrome.training.inspection.inspection_table", lambda _: "")
-    monkeypatch.setattr("hippodrome.training.prediction.predict_run", lambda *_, **__: {})
-    monkeypatch.setattr("hippodrome.training.prediction.prediction_table", lambda _: "")
-    monkeypatch.setattr("hippodrome.training.recording.record_episodes", lambda *_, **__: {})
-    monkeypatch.setattr("hippodrome.training.recording.recording_table", lambda _: "")
+    monkeypatch.setattr("hippodrome.training.inspection.inspect.inspect_run", lambda *_, **__: {})
+    monkeypatch.setattr("hippodrome.training.inspection.inspect.inspection_table", lambda _: "")
+    monkeypatch.setattr("hippodrome.training.inspection.prediction.predict_run", lambda *_, **__: {})
+    monkeypatch.setattr("hippodrome.training.inspection.prediction.prediction_table", lambda _: "")
+    monkeypatch.setattr("hippodrome.training.dataset.recording.record_episodes", lambda *_, **__: {})
+    monkeypatch.setattr("hippodrome.training.dataset.recording.recording_table", lambda _: "")
     monkeypatch.setattr(suite, "run_suite", lambda name, *_, **__: suite.read_suite(name))
     monkeypatch.setattr("hippodrome.training.sweep.run_sweep", lambda name, **_: sweep.load_sweep(name))
     monkeypatch.setattr("hippodrome.training.sweep.report.report_table", lambda _: "")

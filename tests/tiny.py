@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from hippodrome.training.checkpoint.run import RunCheckpoints
 from hippodrome.training.config import TrainConfig, load_config
-from hippodrome.training.run_checkpoint import RunCheckpoints
 from hippodrome.training.step import TrainState, make_experiment, state_template
 
 TINY = {

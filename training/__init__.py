@@ -5,25 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import TrainConfig, load_config, save_config
-    from .dataset import write_episodes
-    from .evaluation import evaluate, load_policy
-    from .inspection import inspect_run
+    from .dataset.file import write_episodes
+    from .dataset.recording import record_episodes
+    from .evaluation.evaluate import evaluate, load_policy
+    from .evaluation.policy import Policy
+    from .inspection.inspect import inspect_run
     from .loop import train
-    from .policy import Policy
-    from .recording import record_episodes
 
 # Imported when first asked for, so that `hippodrome --help` and errors in a configuration do not wait for jax.
 _HOMES = {
-    "Policy": "policy",
+    "Policy": "evaluation.policy",
     "TrainConfig": "config",
-    "evaluate": "evaluation",
-    "inspect_run": "inspection",
+    "evaluate": "evaluation.evaluate",
+    "inspect_run": "inspection.inspect",
     "load_config": "config",
-    "load_policy": "evaluation",
-    "record_episodes": "recording",
+    "load_policy": "evaluation.evaluate",
+    "record_episodes": "dataset.recording",
     "save_config": "config",
     "train": "loop",
-    "write_episodes": "dataset",
+    "write_episodes": "dataset.file",
 }
 
 __all__ = [

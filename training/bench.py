@@ -20,10 +20,10 @@ from rich.table import Table
 
 from hippodrome.memory import make_memory
 
-from .checkpoint_files import read_json, write_json, write_text
+from .checkpoint.files import read_json, write_json, write_text
 from .errors import ConfigError, unknown_name
+from .log.progress import table_console
 from .probes import PROBES, Probe
-from .progress import table_console
 
 
 @dataclasses.dataclass(frozen=True)

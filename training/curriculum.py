@@ -18,7 +18,7 @@ from hippodrome.envs import VectorEnv
 from hippodrome.envs.trials import TaskSet, Trials
 from hippodrome.envs.vector import first_timestep
 
-from .schema import CurriculumConfig
+from .config.schema import CurriculumConfig
 
 
 @struct.dataclass

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from .config import TrainConfig, config_differences, load_config
 from .errors import ConfigError
-from .evaluation import load_policy
+from .evaluation.evaluate import load_policy
 from .step import Experiment, TrainState, state_template
 
 # What may change when a run is resumed: how long it lasts, what is recorded, and what it runs on.

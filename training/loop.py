@@ -11,20 +11,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from .checks import check_config
+from .checkpoint.run import RunCheckpoints, replay_bytes
 from .config import TrainConfig
-from .curve import draw_learning_curve
+from .config.checks import check_config
+from .dataset.offline import describe, with_steps, without_steps
 from .errors import TrainingError, TrainingInterrupted
-from .evaluation import evaluate_state, evaluation_table, save_evaluation
+from .evaluation.evaluate import evaluate_state, evaluation_table, save_evaluation
 from .given import begin_with, require_same_config
 from .host import restarted, running
 from .interrupt import interrupt_flag
-from .metrics import MetricsWriter, summarize_updates
-from .offline import describe, with_steps, without_steps
+from .log.curve import draw_learning_curve
+from .log.metrics import MetricsWriter, summarize_updates
+from .log.progress import Progress, ProgressBar, Reporter, Stopwatch, table_console
 from .prepare import Prepared, cannot_write_folder, prepare, run_folder
 from .processes import agree, is_leader, whole
-from .progress import Progress, ProgressBar, Reporter, Stopwatch, table_console
-from .run_checkpoint import RunCheckpoints, replay_bytes
 from .run_folder import write_environment
 from .step import TrainState, initial_state, make_environment, state_template, watched_metrics
 

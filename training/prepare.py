@@ -4,12 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import Checkpointer
+from .checkpoint.checkpointer import Checkpointer
 from .config import TrainConfig, save_config
-from .dataset import read_about
+from .dataset.file import read_about
+from .dataset.offline import Offline, read_offline, require_same_data
 from .errors import RunFolderError
 from .given import given_params
-from .offline import Offline, read_offline, require_same_data
 from .run_folder import create_run_folder, require_writable
 from .step import Experiment, RemoteActors, make_experiment
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import hippodrome
 
-from .checkpoint_files import read_json, write_json
+from .checkpoint.files import read_json, write_json
 from .errors import RunFolderError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "gymnax", "gymnasium", "orbax-checkpoint", "scipy")

@@ -18,11 +18,11 @@ from hippodrome.agents import Agent, ReplayStep, make_agent
 from hippodrome.envs import Outcome, VectorEnv, VectorState, environment_keys, vectorize
 
 from .advance import SHARD_AXIS, Advance, from_dataset, from_replay, on_policy, replay_ratio
-from .checks import build_env
+from .config.checks import build_env
 from .curriculum import Curriculum
-from .dataset import About
+from .dataset.file import About
+from .dataset.offline import offline_buffer, offline_replay
 from .errors import ConfigError
-from .offline import offline_buffer, offline_replay
 from .processes import put, run_devices
 from .replay import Replay, ReplayBuffer, split_environments
 from .replay_size import check_replay_memory, learns_from_replay, replay_buffer

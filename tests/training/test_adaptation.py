@@ -15,10 +15,15 @@ from hippodrome.envs import Box, Discrete, Environment, EnvParams, EnvState
 from hippodrome.envs.mixture import MixtureParams
 from hippodrome.envs.trials import Trials
 from hippodrome.training import train
-from hippodrome.training.adaptation import Adaptation, evaluate_adaptation, play_meta_episodes, summarize_adaptation
 from hippodrome.training.config import load_config
 from hippodrome.training.errors import ConfigError
-from hippodrome.training.statistics import nested_interval
+from hippodrome.training.evaluation.adaptation import (
+    Adaptation,
+    evaluate_adaptation,
+    play_meta_episodes,
+    summarize_adaptation,
+)
+from hippodrome.training.evaluation.statistics import nested_interval
 from hippodrome.training.step import initial_state, make_experiment
 from tests.tiny import tiny_config
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hippodrome.training import checkpoint_files
-from hippodrome.training.checkpoint import Checkpointer
+from hippodrome.training.checkpoint import files as checkpoint_files
+from hippodrome.training.checkpoint.checkpointer import Checkpointer
 from hippodrome.training.errors import CheckpointError
 
 
@@ -226,7 +226,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 _SAVE_FOREVER = """
 import sys
 import jax.numpy as jnp
-from hippodrome.training.checkpoint import Checkpointer
+from hippodrome.training.checkpoint.checkpointer import Checkpointer
 checkpoints = Checkpointer(sys.argv[1], keep=2)
 for step in range(1, 10_000):
     checkpoints.save(step, {"x": jnp.full((200_000,), step, jnp.int32)}, {"step": step})

@@ -14,13 +14,13 @@ import pytest
 
 from hippodrome import launch
 from hippodrome.training import train
-from hippodrome.training.checkpoint import Checkpointer
+from hippodrome.training.checkpoint.checkpointer import Checkpointer
+from hippodrome.training.checkpoint.run import RunCheckpoints
 from hippodrome.training.cluster.package import stage_packages
 from hippodrome.training.config import load_config
+from hippodrome.training.config.schema import ClusterConfig
 from hippodrome.training.errors import ConfigError, TrainingError
-from hippodrome.training.metrics import read_metrics
-from hippodrome.training.run_checkpoint import RunCheckpoints
-from hippodrome.training.schema import ClusterConfig
+from hippodrome.training.log.metrics import read_metrics
 from hippodrome.training.step import make_experiment, state_template
 from tests.compare import assert_close, assert_identical
 from tests.ray_sessions import MARK, newest, processes_of, ray_session, wait_until

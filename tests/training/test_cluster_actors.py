@@ -10,9 +10,9 @@ import pytest
 
 from hippodrome.training import train
 from hippodrome.training.cluster import acting
+from hippodrome.training.config.schema import ClusterConfig
 from hippodrome.training.errors import EnvironmentFailure
-from hippodrome.training.metrics import read_metrics
-from hippodrome.training.schema import ClusterConfig
+from hippodrome.training.log.metrics import read_metrics
 from tests.ray_sessions import newest, processes_of, ray_session, wait_until
 from tests.tiny import tiny_config, tiny_dreamer
 

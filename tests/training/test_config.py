@@ -17,8 +17,8 @@ from hippodrome.training.config import (
     load_suite,
     save_config,
 )
+from hippodrome.training.config.schema import EnvConfig
 from hippodrome.training.errors import ConfigError
-from hippodrome.training.schema import EnvConfig
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hippodrome.training import train
 from hippodrome.training.config import CurriculumConfig
 from hippodrome.training.curriculum import Curriculum, CurriculumState
 from hippodrome.training.errors import ConfigError
-from hippodrome.training.metrics import read_metrics
+from hippodrome.training.log.metrics import read_metrics
 from tests.tiny import newest_state, tiny_config
 
 GRID = dict(env__id="meta/GridNavigation", env__kwargs=["trials=2", "size=4", "horizon=2"])

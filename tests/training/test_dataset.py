@@ -12,7 +12,9 @@ import pytest
 from hippodrome import launch
 from hippodrome.agents import Decision, ReplayStep
 from hippodrome.envs import Box, Dict, Discrete, VectorEnv, register_env
-from hippodrome.training import dataset, recording, write_episodes
+from hippodrome.training import write_episodes
+from hippodrome.training.dataset import file as dataset
+from hippodrome.training.dataset import recording
 from hippodrome.training.errors import ConfigError, RunFolderError
 from tests.probes import Probe
 

@@ -13,12 +13,12 @@ from PIL import Image
 from hippodrome import launch
 from hippodrome.envs import Box, Dict, Discrete, Environment, EnvParams, EnvState, register_env
 from hippodrome.training import evaluate, load_policy, replay_size, train
+from hippodrome.training.checkpoint.run import RunCheckpoints
 from hippodrome.training.errors import CheckpointError, ConfigError
 from hippodrome.training.given import begin_with, given_params
-from hippodrome.training.metrics import read_metrics
-from hippodrome.training.prediction import predict_run
-from hippodrome.training.progress import ProgressBar
-from hippodrome.training.run_checkpoint import RunCheckpoints
+from hippodrome.training.inspection.prediction import predict_run
+from hippodrome.training.log.metrics import read_metrics
+from hippodrome.training.log.progress import ProgressBar
 from hippodrome.training.step import initial_state, make_experiment, state_template
 from tests.compare import assert_close, assert_identical
 from tests.tiny import newest_state

@@ -13,10 +13,10 @@ from scipy import stats
 from hippodrome.agents import Decision
 from hippodrome.envs import Box, Dict, Discrete, Environment, EnvParams, EnvState, VectorEnv, make, register_env
 from hippodrome.training import evaluate, load_policy, train
-from hippodrome.training.episodes import EpisodeLimitError, agent_episodes, policy_episodes, require_ended
 from hippodrome.training.errors import ConfigError
-from hippodrome.training.policy import Policy
-from hippodrome.training.statistics import bootstrap_interval, interquartile_mean, summarize_returns
+from hippodrome.training.evaluation.episodes import EpisodeLimitError, agent_episodes, policy_episodes, require_ended
+from hippodrome.training.evaluation.policy import Policy
+from hippodrome.training.evaluation.statistics import bootstrap_interval, interquartile_mean, summarize_returns
 from tests.tiny import tiny_config
 
 

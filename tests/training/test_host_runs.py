@@ -20,7 +20,7 @@ from hippodrome.training.config import config_differences, load_config
 from hippodrome.training.errors import ConfigError, EnvironmentFailure
 from hippodrome.training.given import RESUMABLE_FIELDS
 from hippodrome.training.host import restarted, running
-from hippodrome.training.metrics import read_metrics
+from hippodrome.training.log.metrics import read_metrics
 from hippodrome.training.replay import cut_streams
 from hippodrome.training.replay_size import replay_buffer
 from hippodrome.training.rollout import record

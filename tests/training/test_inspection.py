@@ -13,9 +13,9 @@ from hippodrome.memory.horizon import lag_at_mass
 from hippodrome.training import load_policy, train
 from hippodrome.training.config import load_config
 from hippodrome.training.errors import ConfigError, RunFolderError
-from hippodrome.training.evaluation import restore_run
-from hippodrome.training.events import EventWriter
-from hippodrome.training.inspection import initial_params, inspect_run, inspection_table
+from hippodrome.training.evaluation.evaluate import restore_run
+from hippodrome.training.inspection.inspect import initial_params, inspect_run, inspection_table
+from hippodrome.training.log.events import EventWriter
 from tests.compare import assert_identical
 from tests.tiny import tiny_config, tiny_flags
 
@@ -189,6 +189,6 @@ def test_a_folder_that_cannot_be_written_is_named(run, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hippodrome.training.inspection.write_json", full)
+    monkeypatch.setattr("hippodrome.training.inspection.inspect.write_json", full)
     with pytest.raises(RunFolderError, match=r"inspection\.json cannot be written: No space left on device"):
         inspect_run(run, **SMALL)

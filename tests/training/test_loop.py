@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from hippodrome.training import load_policy, train
-from hippodrome.training.checkpoint import Checkpointer
+from hippodrome.training.checkpoint.checkpointer import Checkpointer
 from hippodrome.training.config import load_config
 from hippodrome.training.errors import CheckpointError, ConfigError, RunFolderError, TrainingError, TrainingInterrupted
-from hippodrome.training.evaluation import _play
-from hippodrome.training.metrics import read_metrics, summarize_updates
+from hippodrome.training.evaluation.evaluate import _play
+from hippodrome.training.log.metrics import read_metrics, summarize_updates
 from hippodrome.training.step import initial_state, make_experiment, state_template
 from tests.compare import assert_identical
 from tests.tiny import tiny_config, tiny_flags

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hippodrome.training import progress, run_folder
-from hippodrome.training.curve import draw_learning_curve
+from hippodrome.training import run_folder
 from hippodrome.training.errors import RunFolderError, TrainingError
-from hippodrome.training.metrics import MetricsWriter, log_point, read_metrics
-from hippodrome.training.progress import Progress, ProgressBar, Stopwatch
+from hippodrome.training.log import progress
+from hippodrome.training.log.curve import draw_learning_curve
+from hippodrome.training.log.metrics import MetricsWriter, log_point, read_metrics
+from hippodrome.training.log.progress import Progress, ProgressBar, Stopwatch
 from hippodrome.training.run_folder import create_run_folder, write_environment
 
 

@@ -15,15 +15,16 @@ from flax import struct
 from hippodrome import launch
 from hippodrome.agents import Decision, Feedback
 from hippodrome.envs import VectorEnv, environment_keys
-from hippodrome.training import dataset, load_policy, record_episodes, replay_size, train
+from hippodrome.training import load_policy, record_episodes, replay_size, train
 from hippodrome.training.advance import from_dataset, from_replay
+from hippodrome.training.checkpoint.run import RunCheckpoints
 from hippodrome.training.config import load_config
+from hippodrome.training.dataset import file as dataset
+from hippodrome.training.dataset.offline import Offline, offline_replay, read_offline, with_steps
 from hippodrome.training.errors import ConfigError
-from hippodrome.training.metrics import read_metrics
-from hippodrome.training.offline import Offline, offline_replay, read_offline, with_steps
+from hippodrome.training.log.metrics import read_metrics
 from hippodrome.training.replay import ReplayBuffer
 from hippodrome.training.rollout import replay_step
-from hippodrome.training.run_checkpoint import RunCheckpoints
 from hippodrome.training.step import make_experiment, state_template
 from tests.compare import assert_identical
 from tests.probes import LateReward

@@ -2,8 +2,7 @@
 
 import pytest
 
-from hippodrome.training import plugins
-from hippodrome.training.config import check_config, load_config, save_config
+from hippodrome.training.config import check_config, load_config, plugins, save_config
 from hippodrome.training.errors import ConfigError
 
 

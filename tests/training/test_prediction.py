@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hippodrome.envs import Box, Dict, Discrete, MultiDiscrete, Tuple
-from hippodrome.training.prediction_parts import observation_parts
+from hippodrome.training.inspection.prediction_parts import observation_parts
 
 LOG = np.log
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hippodrome.training import suite_agents
-from hippodrome.training.checkpoint_files import write_json
+from hippodrome.training.checkpoint.files import write_json
 from hippodrome.training.config import list_suites, load_config, load_suite, save_config
 from hippodrome.training.errors import ConfigError, TrainingError, TrainingInterrupted
-from hippodrome.training.metrics import MetricsWriter
-from hippodrome.training.scores import agent_scores, aggregate, baseline_rows, check_references, normalise
-from hippodrome.training.suite import read_suite, run_suite
-from hippodrome.training.suite_agents import best_epochs
-from hippodrome.training.suite_report import environment_rows, result_markdown, summary_rows
+from hippodrome.training.log.metrics import MetricsWriter
+from hippodrome.training.suite import agents as suite_agents
+from hippodrome.training.suite.agents import best_epochs
+from hippodrome.training.suite.report import environment_rows, result_markdown, summary_rows
+from hippodrome.training.suite.run import read_suite, run_suite
+from hippodrome.training.suite.scores import agent_scores, aggregate, baseline_rows, check_references, normalise
 
 REFERENCES = {"mine/A": {"random": -10.0, "reference": 30.0}}
 

@@ -28,10 +28,10 @@ from hippodrome.envs import VectorState, environment_keys
 from hippodrome.envs.host import HostEnvironment, HostVectorEnv
 from hippodrome.envs.host_copies import HostEnvError
 from hippodrome.training.config import TrainConfig, load_config
+from hippodrome.training.config.schema import ClusterConfig
 from hippodrome.training.errors import HippodromeError
 from hippodrome.training.host import telling
 from hippodrome.training.rollout import collect, record
-from hippodrome.training.schema import ClusterConfig
 from hippodrome.training.step import make_experiment
 
 from .group import Group, WorkerLost, death_of, started

@@ -8,9 +8,9 @@ from typing import Any
 from rich.table import Table
 
 from hippodrome.training.config import load_config
+from hippodrome.training.config.schema import ClusterConfig
 from hippodrome.training.errors import ConfigError, HippodromeError
 from hippodrome.training.run_folder import usable_cores
-from hippodrome.training.schema import ClusterConfig
 
 from .ray_session import connected
 

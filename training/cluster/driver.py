@@ -11,14 +11,14 @@ from typing import Any
 
 import ray
 
-from hippodrome.training.checkpoint import Checkpointer
+from hippodrome.training.checkpoint.checkpointer import Checkpointer
 from hippodrome.training.config import TrainConfig
 from hippodrome.training.errors import HippodromeError, RunFolderError, TrainingError
 from hippodrome.training.interrupt import interrupt_flag
+from hippodrome.training.log.metrics import METRICS_FILE
+from hippodrome.training.log.progress import Progress, ProgressBar
 from hippodrome.training.loop import run_training, show_result
-from hippodrome.training.metrics import METRICS_FILE
 from hippodrome.training.prepare import prepare, run_folder
-from hippodrome.training.progress import Progress, ProgressBar
 
 from .acting import actors_of
 from .group import Group, WorkerLost, group_of, require_room

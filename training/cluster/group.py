@@ -10,8 +10,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from hippodrome.training.config import TrainConfig
+from hippodrome.training.config.schema import ClusterConfig
 from hippodrome.training.errors import ConfigError, HippodromeError, TrainingError
-from hippodrome.training.schema import ClusterConfig
 
 from .worker import Worker
 

@@ -89,7 +89,7 @@ def ask_nodes(
 
 def describe_node(folder: Path | None, import_modules: list[str], devices: bool) -> dict[str, Any]:
     """What this process has: runs on a node."""
-    from hippodrome.training.plugins import load_plugins
+    from hippodrome.training.config.plugins import load_plugins
 
     token, error, found = None, None, []
     if folder is not None:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hippodrome.training.config.schema import ClusterConfig
 from hippodrome.training.errors import ConfigError
 from hippodrome.training.run_folder import usable_cores
-from hippodrome.training.schema import ClusterConfig
 
 from .package import stage_packages
 

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from hippodrome.training.progress import Progress
+from hippodrome.training.log.progress import Progress
 
 
 class Worker:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hippodrome.training.checkpoint_files import read_json, write_json
+from hippodrome.training.checkpoint.files import read_json, write_json
 from hippodrome.training.cluster import connected
+from hippodrome.training.config.schema import ClusterConfig
 from hippodrome.training.errors import ConfigError, RunFolderError
 from hippodrome.training.run_folder import create_run_folder, require_writable, usable_cores
-from hippodrome.training.schema import ClusterConfig
 
 from .config import SweepConfig, load_sweep, save_sweep, trial_config
 

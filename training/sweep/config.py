@@ -14,7 +14,6 @@ import jax
 import pydantic
 from pydantic import Field
 
-from hippodrome.training.checks import check_config
 from hippodrome.training.config import (
     config_differences,
     config_from,
@@ -24,8 +23,9 @@ from hippodrome.training.config import (
     read_yaml,
     write_yaml,
 )
+from hippodrome.training.config.checks import check_config
+from hippodrome.training.config.schema import NonNegativeInt, PositiveInt, TrainConfig
 from hippodrome.training.errors import ConfigError, unknown_name
-from hippodrome.training.schema import NonNegativeInt, PositiveInt, TrainConfig
 from hippodrome.training.step import make_experiment, state_template
 
 # How a field may vary, and what stands behind the word.

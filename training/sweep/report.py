@@ -12,9 +12,9 @@ from typing import Any
 
 from rich.table import Table
 
-from hippodrome.training.checkpoint_files import read_json, write_json
+from hippodrome.training.checkpoint.files import read_json, write_json
 from hippodrome.training.config import save_config
-from hippodrome.training.inspection_picture import write_picture
+from hippodrome.training.inspection.picture import write_picture
 
 from .config import SweepConfig, trial_config
 from .live import short

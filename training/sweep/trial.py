@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from ray import tune
 
-from hippodrome.training.checkpoint import Checkpointer
+from hippodrome.training.checkpoint.checkpointer import Checkpointer
+from hippodrome.training.checkpoint.run import REPLAY_FOLDER
 from hippodrome.training.config import save_config
+from hippodrome.training.evaluation.statistics import summarize_returns
+from hippodrome.training.log.progress import Progress
 from hippodrome.training.loop import run_training
 from hippodrome.training.prepare import prepare
-from hippodrome.training.progress import Progress
-from hippodrome.training.run_checkpoint import REPLAY_FOLDER
-from hippodrome.training.statistics import summarize_returns
 
 from .config import SweepConfig, trial_config
 

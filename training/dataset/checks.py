@@ -10,9 +10,8 @@ import numpy as np
 
 from hippodrome.agents import ReplayStep
 from hippodrome.envs import Discrete, MultiDiscrete, VectorEnv, flat_spaces
-
-from .checkpoint_leaves import named_leaves
-from .errors import ConfigError
+from hippodrome.training.checkpoint.leaves import named_leaves
+from hippodrome.training.errors import ConfigError
 
 
 def fitted(what: str, value: Any, template: Any, length: int) -> Any:

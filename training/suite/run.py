@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .checkpoint_files import read_json, write_json, write_text
-from .config import config_name, load_config, load_suite, read_yaml
-from .errors import ConfigError, TrainingError, TrainingInterrupted, unknown_name
-from .progress import table_console
+from hippodrome.training.checkpoint.files import read_json, write_json, write_text
+from hippodrome.training.config import config_name, load_config, load_suite, read_yaml
+from hippodrome.training.errors import ConfigError, TrainingError, TrainingInterrupted, unknown_name
+from hippodrome.training.log.progress import table_console
+
+from .agents import PolicyAgent, TrainedAgent
+from .report import result_markdown, result_tables
 from .scores import agent_scores, baseline_rows, check_references
-from .suite_agents import PolicyAgent, TrainedAgent
-from .suite_report import result_markdown, result_tables
 
 RESULTS_FILE = "results.json"
 

@@ -14,8 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from hippodrome.agents import Agent
 from hippodrome.envs import Outcome, VectorEnv, environment_keys, longest_episode, null_action
-
-from .errors import ConfigError, HippodromeError
+from hippodrome.training.errors import ConfigError, HippodromeError
 
 FALLBACK_MAX_STEPS = 100_000
 

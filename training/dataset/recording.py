@@ -16,15 +16,15 @@ from rich.table import Table
 
 from hippodrome.agents import Decision, ReplayStep
 from hippodrome.envs import Timestep, VectorEnv, environment_keys
+from hippodrome.training.config import list_configs, load_config
+from hippodrome.training.config.schema import EnvConfig
+from hippodrome.training.evaluation.episodes import max_episode_steps, require_ended
+from hippodrome.training.evaluation.evaluate import CheckpointChoice, check_numbers, open_run
+from hippodrome.training.host import running
+from hippodrome.training.rollout import record
+from hippodrome.training.step import make_environment
 
-from .config import list_configs, load_config
-from .dataset import new_file, write_rows
-from .episodes import max_episode_steps, require_ended
-from .evaluation import CheckpointChoice, check_numbers, open_run
-from .host import running
-from .rollout import record
-from .schema import EnvConfig
-from .step import make_environment
+from .file import new_file, write_rows
 
 _TOGETHER = 64
 _CHUNK = 64

@@ -31,14 +31,14 @@ import numpy as np
 
 from hippodrome.agents import ReplayStep
 from hippodrome.envs import VectorEnv, environment_keys, null_action, vectorize
+from hippodrome.training.checkpoint.files import flush_folder
+from hippodrome.training.checkpoint.leaves import named_leaves
+from hippodrome.training.config.checks import build_env
+from hippodrome.training.config.schema import EnvConfig
+from hippodrome.training.errors import ConfigError, RunFolderError
+from hippodrome.training.rollout import replay_step
 
-from .checkpoint_files import flush_folder
-from .checkpoint_leaves import named_leaves
-from .checks import build_env
-from .dataset_checks import check_rows, fitted
-from .errors import ConfigError, RunFolderError
-from .rollout import replay_step
-from .schema import EnvConfig
+from .checks import check_rows, fitted
 
 FORMAT = "hippodrome episodes"
 VERSION = 1

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ConfigError
-from .statistics import bootstrap_interval, interquartile_mean
+from hippodrome.training.errors import ConfigError
+from hippodrome.training.evaluation.statistics import bootstrap_interval, interquartile_mean
 
 POPGYM_SUITES = ("popgym", "popgym-paper")
 

@@ -17,12 +17,12 @@ import numpy as np
 
 from hippodrome.agents import ReplayStep
 from hippodrome.envs import VectorEnv
+from hippodrome.training.checkpoint.checkpointer import Checkpointer
+from hippodrome.training.errors import ConfigError
+from hippodrome.training.replay import Replay, ReplayBuffer
+from hippodrome.training.replay_size import require_memory
 
-from .checkpoint import Checkpointer
-from .dataset import About, file_digest, read_rows, require_spaces, row_template
-from .errors import ConfigError
-from .replay import Replay, ReplayBuffer
-from .replay_size import require_memory
+from .file import About, file_digest, read_rows, require_spaces, row_template
 
 
 @dataclasses.dataclass(frozen=True)

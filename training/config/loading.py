@@ -16,41 +16,14 @@ from typing import Any
 
 import yaml
 
-from .checks import build_env, check_config
-from .errors import ConfigError, unknown_name
+from hippodrome.training.errors import ConfigError, unknown_name
+
 from .overrides import parse_overrides, switch_env, switch_kinds, take_early
 from .plugins import load_plugins
 from .schema import (
-    CheckpointConfig,
-    ClusterConfig,
-    CurriculumConfig,
-    EnvConfig,
-    EvaluationConfig,
-    LogConfig,
     TrainConfig,
 )
 from .validation import validate
-
-__all__ = [
-    "CheckpointConfig",
-    "ClusterConfig",
-    "CurriculumConfig",
-    "EnvConfig",
-    "EvaluationConfig",
-    "LogConfig",
-    "TrainConfig",
-    "build_env",
-    "check_config",
-    "config_differences",
-    "config_name",
-    "list_configs",
-    "list_suites",
-    "list_sweeps",
-    "load_config",
-    "load_suite",
-    "read_yaml",
-    "save_config",
-]
 
 DEFAULT_CONFIG = "quickstart"
 # Files in configs/suites that are no suites: what returns are normalised by and compared with.

@@ -8,18 +8,18 @@ from typing import Any
 
 import jax
 
-from .checkpoint import Checkpointer
-from .checkpoint_files import read_json, write_json
-from .checks import check_config
-from .config import config_differences, load_config, save_config
-from .errors import ConfigError, RunFolderError
-from .evaluation import evaluate
-from .loop import train
-from .metrics import read_metrics
-from .plugins import import_module
-from .run_folder import require_writable
-from .schema import TrainConfig
-from .step import make_experiment, state_template
+from hippodrome.training.checkpoint.checkpointer import Checkpointer
+from hippodrome.training.checkpoint.files import read_json, write_json
+from hippodrome.training.config import config_differences, load_config, save_config
+from hippodrome.training.config.checks import check_config
+from hippodrome.training.config.plugins import import_module
+from hippodrome.training.config.schema import TrainConfig
+from hippodrome.training.errors import ConfigError, RunFolderError
+from hippodrome.training.evaluation.evaluate import evaluate
+from hippodrome.training.log.metrics import read_metrics
+from hippodrome.training.loop import train
+from hippodrome.training.run_folder import require_writable
+from hippodrome.training.step import make_experiment, state_template
 
 EPOCH_STEPS = 65_536
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import RunFolderError
+from hippodrome.training.errors import RunFolderError
+
 from .events import EventWriter, cannot_write
 
 METRICS_FILE = "metrics.jsonl"

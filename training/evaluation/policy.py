@@ -17,8 +17,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from hippodrome.agents import Agent
 from hippodrome.envs import Timestep, check_batch, null_action, part_names
-
-from .errors import ConfigError
+from hippodrome.training.errors import ConfigError
 
 
 @struct.dataclass

@@ -1,6 +1,6 @@
 """Mean return of uniform random actions, for configs/suites/references.yaml.
 
-`python -m hippodrome.training.random_scores gymnax/CartPole-v1 gymnax/Pendulum-v1` prints one line per environment.
+`python -m hippodrome.training.suite.random_scores gymnax/CartPole-v1 gymnax/Pendulum-v1` prints one line for each.
 """
 
 import argparse
@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from hippodrome.envs import environment_keys, make, vectorize
-
-from .host import running
+from hippodrome.training.host import running
 
 
 def random_return(env_id: str, *, episodes: int = 4096, seed: int = 0) -> float:

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 
-from .checkpoint import Checkpointer
-from .errors import CheckpointError
+from hippodrome.training.errors import CheckpointError
+
+from .checkpointer import Checkpointer
 
 REPLAY_FOLDER = "replay"
 

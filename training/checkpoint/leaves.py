@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .errors import CheckpointError
+from hippodrome.training.errors import CheckpointError
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .checkpoint_files import flush_folder
+from hippodrome.training.checkpoint.files import flush_folder
 
 _COLOURS = {"before": "tab:gray", "after": "tab:blue"}
 

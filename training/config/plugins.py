@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from .errors import ConfigError
+from hippodrome.training.errors import ConfigError
 
 ENTRY_POINT_GROUPS = ("hippodrome.memories", "hippodrome.envs", "hippodrome.agents")
 

@@ -20,16 +20,22 @@ from hippodrome.agents.ppo import PPO
 from hippodrome.envs import Timestep, environment_keys
 from hippodrome.memory.horizon import lag_at_mass, memory_horizon
 from hippodrome.memory.spectrum import CONSTANT, carry_size, has_decay, layer_decays, memory_layers, missing_decay
+from hippodrome.training.checkpoint.files import write_json
+from hippodrome.training.config import TrainConfig
+from hippodrome.training.errors import ConfigError, RunFolderError
+from hippodrome.training.evaluation.evaluate import (
+    CheckpointChoice,
+    check_numbers,
+    load_policy,
+    open_run,
+    params_of_seed,
+)
+from hippodrome.training.host import running
+from hippodrome.training.log.events import EventWriter
+from hippodrome.training.rollout import collect
+from hippodrome.training.step import Experiment, initial_state, make_environment
 
-from .checkpoint_files import write_json
-from .config import TrainConfig
-from .errors import ConfigError, RunFolderError
-from .evaluation import CheckpointChoice, check_numbers, load_policy, open_run, params_of_seed
-from .events import EventWriter
-from .host import running
-from .inspection_picture import draw_inspection, write_picture
-from .rollout import collect
-from .step import Experiment, initial_state, make_environment
+from .picture import draw_inspection, write_picture
 
 INSPECTION_FILE = "inspection.json"
 PICTURE_FILE = "inspection.png"

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import pydantic
 import tyro
 
+from hippodrome.training.errors import ConfigError, unknown_name
+
 from .checks import problems
-from .errors import ConfigError, unknown_name
 from .schema import TrainConfig
 
 DEFAULT_KINDS = {"memory": "s5", "agent": "ppo"}

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import tyro
 
-from .errors import ConfigError, nearest_name, unknown_name
+from hippodrome.training.errors import ConfigError, nearest_name, unknown_name
+
 from .schema import TrainConfig
 from .validation import DEFAULT_KINDS, kind_of, kind_type, known_kinds
 

@@ -20,14 +20,14 @@ from hippodrome.envs import Outcome, environment_keys, longest_episode
 from hippodrome.envs.mixture import MixtureParams
 from hippodrome.envs.trials import Trials
 from hippodrome.envs.vector import first_timestep, next_timestep
+from hippodrome.training.checkpoint.files import write_json
+from hippodrome.training.config import EnvConfig, load_config
+from hippodrome.training.config.checks import build_env
+from hippodrome.training.errors import ConfigError, RunFolderError
+from hippodrome.training.inspection.picture import write_picture
 
 from .adaptation_picture import draw_adaptation
-from .checkpoint_files import write_json
-from .checks import build_env
-from .config import EnvConfig, load_config
-from .errors import ConfigError, RunFolderError
-from .evaluation import CheckpointChoice, check_numbers, chosen_params, restore_run
-from .inspection_picture import write_picture
+from .evaluate import CheckpointChoice, check_numbers, chosen_params, restore_run
 from .statistics import nested_interval
 
 PERCENTILE = 20

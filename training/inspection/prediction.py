@@ -17,19 +17,19 @@ from rich.table import Table
 from hippodrome.agents import Dreamer, ReplayStep
 from hippodrome.agents.dreamer.open_loop import Prediction, predict
 from hippodrome.envs import VectorEnv, environment_keys
+from hippodrome.training.checkpoint.files import write_json
+from hippodrome.training.dataset.file import row_template
+from hippodrome.training.errors import ConfigError, RunFolderError
+from hippodrome.training.evaluation.episodes import max_episode_steps
+from hippodrome.training.evaluation.evaluate import CheckpointChoice, check_numbers, open_run
+from hippodrome.training.host import running
+from hippodrome.training.log.events import EventWriter
+from hippodrome.training.replay_size import require_memory, tree_bytes
+from hippodrome.training.rollout import record
+from hippodrome.training.step import make_environment
 
-from .checkpoint_files import write_json
-from .dataset import row_template
-from .episodes import max_episode_steps
-from .errors import ConfigError, RunFolderError
-from .evaluation import CheckpointChoice, check_numbers, open_run
-from .events import EventWriter
-from .host import running
-from .inspection_picture import write_picture
+from .picture import write_picture
 from .prediction_parts import Part, observation_parts
-from .replay_size import require_memory, tree_bytes
-from .rollout import record
-from .step import make_environment
 
 PREDICTION_FILE = "prediction.json"
 PICTURE_FILE = "prediction.png"

@@ -12,16 +12,17 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from .checkpoint import Checkpointer
-from .checkpoint_files import write_json
-from .checks import MAX_SEED
-from .config import ClusterConfig, EnvConfig, TrainConfig, load_config
+from hippodrome.training.checkpoint.checkpointer import Checkpointer
+from hippodrome.training.checkpoint.files import write_json
+from hippodrome.training.config import ClusterConfig, EnvConfig, TrainConfig, load_config
+from hippodrome.training.config.checks import MAX_SEED
+from hippodrome.training.errors import ConfigError, RunFolderError
+from hippodrome.training.host import running
+from hippodrome.training.step import Experiment, TrainState, make_environment, make_experiment, state_template
+
 from .episodes import agent_episodes, policy_episodes, require_ended
-from .errors import ConfigError, RunFolderError
-from .host import running
 from .policy import Policy, load_callable
 from .statistics import summarize_returns
-from .step import Experiment, TrainState, make_environment, make_experiment, state_template
 
 CheckpointChoice = Literal["last", "best"] | int
 _TABLE_CAPTION = "iqm: interquartile mean; iqm_low, iqm_high: its 95 % bootstrap interval, over seeds where several"

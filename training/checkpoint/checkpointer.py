@@ -17,9 +17,10 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from .checkpoint_files import flush_folder, read_json, read_manifest, write_json, write_manifest
-from .checkpoint_leaves import fill, to_arrays
-from .errors import CheckpointError
+from hippodrome.training.errors import CheckpointError
+
+from .files import flush_folder, read_json, read_manifest, write_json, write_manifest
+from .leaves import fill, to_arrays
 
 _LOG = logging.getLogger("hippodrome.checkpoint")
 _PREFIX = "step_"

@@ -5,7 +5,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from .errors import ConfigError, unknown_name
+from hippodrome.training.errors import ConfigError, unknown_name
+
 from .schema import EnvConfig, TrainConfig
 
 # A key is made of 32 bits: a larger seed would silently be that of its remainder.

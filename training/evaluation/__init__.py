@@ -1,0 +1,1 @@
+"""What a trained policy is worth: returns on fresh episodes, and by trial within meta-episodes."""

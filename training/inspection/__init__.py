@@ -1,0 +1,1 @@
+"""Looking inside: what training did to a memory, and what a world model foresees."""

@@ -1,0 +1,1 @@
+"""Suites of environments: agents scored on all of them, beside published numbers."""
