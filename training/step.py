@@ -201,7 +201,7 @@ def _make_advance(
     if buffer is None:
         bootstrap = not getattr(config.agent, "truncation_is_terminal", False)
         learner = build_agent(axis_name, shards_here)
-        act = collect if actors is None else partial(actors.rollout, collect)
+        act: Callable[..., Any] = collect if actors is None else partial(actors.rollout, collect)
         return partial(on_policy, learner, act=act, num_steps=num_steps, bootstrap_truncation=bootstrap)
     ratio = replay_ratio(config.agent.train_ratio, steps, buffer) / config.num_shards
     if config.dataset is not None:

@@ -57,7 +57,7 @@ class EnvActor:
     def reset(self, keys: np.ndarray) -> Any:
         """Begins an episode in every environment; the `VectorState`."""
         with telling(self.envs):
-            self.state = jax.block_until_ready(self.reset_program(jax.random.wrap_key_data(keys)))
+            self.state = jax.block_until_ready(self.reset_program(jax.random.wrap_key_data(jnp.asarray(keys))))
         self.carry = self.agent.initial_carry(self.num_envs)
         return _to_host(self.state)
 
@@ -69,7 +69,9 @@ class EnvActor:
     def play(self, params: Any, key: np.ndarray) -> Any:
         """What that function returns."""
         with telling(self.envs):
-            chunk = jax.block_until_ready(self.program(params, self.state, self.carry, jax.random.wrap_key_data(key)))
+            chunk = jax.block_until_ready(
+                self.program(params, self.state, self.carry, jax.random.wrap_key_data(jnp.asarray(key)))
+            )
         self.state, self.carry = chunk[:2]
         return _to_host(chunk)
 
