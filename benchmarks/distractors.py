@@ -1,7 +1,7 @@
 """What a world model's latents hold of a pendulum and of what moves behind it: linear probes.
 
     uv run benchmarks/distractors.py [--backgrounds clean noise texture] [--arms reconstruction ...] [--seeds 0 1 2]
-                                     [--updates 500] [--results runs/distractors.json] [--table-only]
+                                     [--updates 500] [--results docs/measured/distractors.json] [--table-only]
 
 A world model learns from one fixed data set of random torques on hippodrome/PixelPendulum, 32 x 32 pixels: 1,024
 windows of 32 steps from the start of an episode. Then ridge regression reads two things from its features (deter and
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--updates", type=int, default=500)
-    parser.add_argument("--results", type=Path, default=Path("runs/distractors.json"))
+    parser.add_argument("--results", type=Path, default=Path("docs/measured/distractors.json"))
     parser.add_argument("--table-only", action="store_true")
     arguments = parser.parse_args()
     logging.getLogger("hippodrome.config").setLevel(logging.ERROR)

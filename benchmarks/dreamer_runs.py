@@ -1,12 +1,12 @@
 """What Dreamer learns, seed by seed: learning gates, PPO beside it, four sequence models, what the actor sees.
 
     uv run benchmarks/dreamer_runs.py [--groups gates ppo ...] [--seeds 0 1 2] [--run-dir runs/dreamer]
-                                      [--markdown FILE] [--table-only]
+                                      [--results docs/measured/dreamer_runs.json] [--markdown FILE] [--table-only]
 
 Every cell is a run of `hippodrome train` for each seed, so the command may be killed and given again: what is finished
-is kept, what is half-finished is resumed. The tables give the return of the final policy on 512 fresh episodes, and
-where it was solved: the environment steps at the first of three evaluations in a row (64 episodes each, every
-`EVALUATE_EVERY` steps) that reach 95 % of the best possible return. The groups are in GROUPS.
+is kept in the results file, what is half-finished is resumed. The tables give the return of the final policy on 512
+fresh episodes, and where it was solved: the environment steps at the first of three evaluations in a row (64 episodes
+each, every `EVALUATE_EVERY` steps) that reach 95 % of the best possible return. The groups are in GROUPS.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import json
 import logging
+import os
 import statistics
 import sys
 from pathlib import Path
@@ -155,9 +156,8 @@ def folder_of(cell: Cell, seed: int, root: Path) -> Path:
     return root / f"{cell.config}-{cell.resolved.memory.kind}-{digest_of(cell.resolved)}-seed{seed}"
 
 
-def train(cell: Cell, seed: int, root: Path) -> None:
+def train(cell: Cell, folder: Path, seed: int) -> None:
     """One run; returns at once where that has been done."""
-    folder = folder_of(cell, seed, root)
     if (folder / "evaluation.json").exists():
         return
     if (folder / "checkpoints").exists():
@@ -170,20 +170,35 @@ def train(cell: Cell, seed: int, root: Path) -> None:
 
 
 def evaluate_run(folder: Path) -> dict[str, Any]:
-    """What 512 fresh episodes give, and when it was solved; kept in a file of its own."""
-    path = folder / "benchmark.json"
-    if path.exists():
-        return json.loads(path.read_text())
+    """What 512 fresh episodes give, and when it was solved."""
     result = evaluate(folder, episodes=512, seed=1)
     rows = read_metrics(folder)
-    found = {
+    return {
         "return": result["return"]["mean"],
         "return_sampled": result["return_sampled"]["mean"],
         "curve": [[row["env_steps"], row["evaluation_return"]] for row in rows if "evaluation_return" in row],
         "wall_time": [row["wall_time"] for row in rows if "wall_time" in row][-1],
     }
-    path.write_text(json.dumps(found))
-    return found
+
+
+class Results:
+    """What was measured of finished runs, by the names of their folders, in a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.found: dict[str, Any] = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        return json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def add(self, name: str, result: dict[str, Any]) -> None:
+        """Keep the result of a run; the file is replaced in one piece."""
+        self.found = {**self._read(), name: result}  # other groups may be running
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".tmp")
+        lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(self.found.items())]
+        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        os.replace(temporary, self.path)
 
 
 def solved_at(curve: list[list[float]], final: float, steps: int, best: float) -> int | None:
@@ -203,17 +218,17 @@ def count_parameters(cell: Cell) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-def table(group: str, seeds: list[int], root: Path) -> str:
+def table(group: str, seeds: list[int], results: Results) -> str:
     """What has been measured of a group so far."""
     lines = [
         "| Task | Agent | Parameters | Env steps | Return (interval) | Each seed | Sampled | Solved at | Time (s) |",
         "|---|---|---:|---:|---:|---|---:|---|---:|",
     ]
     for cell in GROUPS[group]:
-        folders = [folder_of(cell, seed, root) for seed in seeds]
-        done = [folder for folder in folders if (folder / "evaluation.json").exists()]
+        names = [folder_of(cell, seed, Path()).name for seed in seeds]
+        done = [results.found[name] for name in names if name in results.found]
         if done:
-            lines.append(row(cell, [evaluate_run(folder) for folder in done]))
+            lines.append(row(cell, done))
     return "\n".join(lines) + "\n"
 
 
@@ -253,16 +268,20 @@ def main() -> None:
     parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), metavar="GROUP")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--run-dir", type=Path, default=Path("runs/dreamer"))
+    parser.add_argument("--results", type=Path, default=Path("docs/measured/dreamer_runs.json"))
     parser.add_argument("--markdown", type=Path, help="write the tables there")
     parser.add_argument("--table-only", action="store_true", help="train nothing")
     arguments = parser.parse_args()
     logging.getLogger("hippodrome.config").setLevel(logging.ERROR)
     check_matched()
     todo = [(cell, seed) for group in arguments.groups for seed in arguments.seeds for cell in GROUPS[group]]
+    results = Results(arguments.results)
     for cell, seed in [] if arguments.table_only else todo:
-        train(cell, seed, arguments.run_dir)
-        evaluate_run(folder_of(cell, seed, arguments.run_dir))
-    parts = [f"### {group}\n\n{table(group, arguments.seeds, arguments.run_dir)}" for group in arguments.groups]
+        folder = folder_of(cell, seed, arguments.run_dir)
+        if folder.name not in results.found:
+            train(cell, folder, seed)
+            results.add(folder.name, evaluate_run(folder))
+    parts = [f"### {group}\n\n{table(group, arguments.seeds, results)}" for group in arguments.groups]
     text = "\n".join(parts)
     if arguments.markdown:
         arguments.markdown.write_text(text)
