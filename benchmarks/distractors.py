@@ -15,9 +15,7 @@ may be killed and given again.
 
 import argparse
 import dataclasses
-import json
 import logging
-import os
 import statistics
 import time
 from functools import partial
@@ -28,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from measured import Results
 
 from hippodrome.agents import ReplayBatch, ReplayStep
 from hippodrome.agents.dreamer.world_model import observe_window, world_model_loss
@@ -236,21 +235,17 @@ def main() -> None:
     parser.add_argument("--table-only", action="store_true")
     arguments = parser.parse_args()
     logging.getLogger("hippodrome.config").setLevel(logging.ERROR)
-    results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
+    results = Results(arguments.results)
     todo = [(b, a, s) for s in arguments.seeds for b in arguments.backgrounds for a in arguments.arms]
     for background, arm, seed in [] if arguments.table_only else todo:
         key = f"{background}/{arm}/{seed}"
-        if key in results:
+        if key in results.found:
             continue
-        results[key] = measure(background, arm, seed, arguments.updates)
-        print(key, {name: round(value, 3) for name, value in results[key].items()}, flush=True)
-        arguments.results.parent.mkdir(parents=True, exist_ok=True)
-        temporary = arguments.results.with_suffix(".tmp")
-        temporary.write_text(json.dumps(results, indent=1))
-        os.replace(temporary, arguments.results)
+        results.add(key, measure(background, arm, seed, arguments.updates))
+        print(key, {name: round(value, 3) for name, value in results.found[key].items()}, flush=True)
         # One program for each arm and background stays in memory otherwise.
         jax.clear_caches()
-    print(table(results, arguments.seeds))
+    print(table(results.found, arguments.seeds))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ import argparse
 import collections
 import dataclasses
 import functools
-import json
 import logging
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 from child import digest_of, run_to_end
+from measured import Results
 
 from hippodrome.training import evaluate
 from hippodrome.training.config import load_config
@@ -179,26 +178,6 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
         "curve": [[row["env_steps"], row["evaluation_return"]] for row in rows if "evaluation_return" in row],
         "wall_time": [row["wall_time"] for row in rows if "wall_time" in row][-1],
     }
-
-
-class Results:
-    """What was measured of finished runs, by the names of their folders, in a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.found: dict[str, Any] = self._read()
-
-    def _read(self) -> dict[str, Any]:
-        return json.loads(self.path.read_text()) if self.path.exists() else {}
-
-    def add(self, name: str, result: dict[str, Any]) -> None:
-        """Keep the result of a run; the file is replaced in one piece."""
-        self.found = {**self._read(), name: result}  # other groups may be running
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(self.found.items())]
-        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-        os.replace(temporary, self.path)
 
 
 def solved_at(curve: list[list[float]], final: float, steps: int, best: float) -> int | None:

@@ -1,22 +1,24 @@
 """What agents learn to do within a meta-episode: regret on bandits, returns on tabular processes, curves on control.
 
-    uv run benchmarks/meta_runs.py [--groups bandits tabular ...] [--run-dir runs/meta] [--markdown FILE] [--table-only]
+    uv run benchmarks/meta_runs.py [--groups bandits tabular ...] [--run-dir runs/meta]
+                                   [--results docs/measured/meta_runs.json] [--markdown FILE] [--table-only]
 
 Every row is one run of `hippodrome train` with four vmapped seeds, so the command may be killed and given again: what
-is finished is kept, what is half-finished is resumed. Policies are judged on 1,024 held-out tasks, sampling actions.
-Bandits and tabular processes stand beside Thompson sampling and posterior sampling on as many held-out tasks
-(benchmarks/meta_references.py). On control, a gain is the return of the last trial less that of the first.
+was measured is kept in the results file, what is half-finished is resumed. Policies are judged on 1,024 held-out tasks,
+sampling actions. Bandits and tabular processes stand beside Thompson sampling and posterior sampling on as many
+held-out tasks (benchmarks/meta_references.py). On control, a gain is the return of the last trial less that of the
+first.
 """
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from child import digest_of, run_to_end
+from measured import Results
 from meta_references import bandit_reference, tabular_reference
 
 from hippodrome.training.config import load_config
@@ -56,29 +58,23 @@ GROUPS = {
 SPLITS = ("train", "held-out-projections", "held-out-tasks", "held-out-both")
 
 
-def folder_of(cell: Cell, root: Path) -> Path:
-    """Where a row's run lies."""
+def name_of(cell: Cell) -> str:
+    """Of a row's run."""
     name = f"{cell.config}-{cell.label.lower().replace(' ', '-')}"
-    return root / f"{name}-{digest_of(load_config(cell.config, cell.flags))}"
+    return f"{name}-{digest_of(load_config(cell.config, cell.flags))}"
 
 
-def train(cell: Cell, root: Path) -> None:
-    """The run; returns at once where that has been done."""
-    folder = folder_of(cell, root)
+def finished_run(cell: Cell, root: Path) -> Path:
+    """The folder of the row's run, trained to its end."""
+    folder = root / name_of(cell)
     if (folder / "evaluation.json").exists():
-        return
+        return folder
     if folder.exists():
         run_to_end(["train", "--resume", str(folder)])
-        return
+        return folder
     words = ["train", cell.config, *cell.flags, "--num-seeds", str(SEEDS), "--run-dir", str(folder)]
     run_to_end([*words, "--log.no-tensorboard"])
-
-
-def kept(path: Path, make: Any) -> Any:
-    """What the file holds; made and written first where there is none."""
-    if not path.exists():
-        path.write_text(json.dumps(make(), indent=1))
-    return json.loads(path.read_text())
+    return folder
 
 
 def totals(folder: Path) -> tuple[np.ndarray, Any]:
@@ -98,65 +94,67 @@ def totals(folder: Path) -> tuple[np.ndarray, Any]:
     return returns, tasks
 
 
-def bandits(root: Path) -> str:
-    """Regret beside Thompson sampling's."""
-
-    def measure(config: Any, returns: np.ndarray, tasks: Any) -> tuple[np.ndarray, float]:
-        steps, arms = config.env.kwargs["steps"], config.env.kwargs["arms"]
-        # Rewards stand for the chances of the arms pulled: the same on average.
-        regret = steps * np.asarray(tasks.chances).max(-1) - returns
-        return regret, bandit_reference(arms, steps, 20 * TASKS)[0]
-
-    return beside("bandits", "Regret", "Thompson sampling", measure, root)
+def bandit_regret(config: Any, returns: np.ndarray, tasks: Any) -> tuple[np.ndarray, float]:
+    """Regret of each meta-episode, and Thompson sampling's."""
+    steps, arms = config.env.kwargs["steps"], config.env.kwargs["arms"]
+    # Rewards stand for the chances of the arms pulled: the same on average.
+    regret = steps * np.asarray(tasks.chances).max(-1) - returns
+    return regret, bandit_reference(arms, steps, 20 * TASKS)[0]
 
 
-def tabular(root: Path) -> str:
-    """Returns beside posterior sampling's."""
-
-    def measure(config: Any, returns: np.ndarray, tasks: Any) -> tuple[np.ndarray, float]:
-        del tasks
-        return returns, tabular_reference(config.env.kwargs["trials"], 4 * TASKS)["PSRL"][0]
-
-    return beside("tabular", "Return", "PSRL", measure, root)
+def tabular_return(config: Any, returns: np.ndarray, tasks: Any) -> tuple[np.ndarray, float]:
+    """Return of each meta-episode, and posterior sampling's."""
+    del tasks
+    return returns, tabular_reference(config.env.kwargs["trials"], 4 * TASKS)["PSRL"][0]
 
 
-def beside(group: str, what: str, reference: str, measure: Any, root: Path) -> str:
-    """A table of a group: `measure(config, returns, tasks)` gives the numbers `[S, E]` and the reference's mean."""
+# What is measured, the reference, and the numbers `[S, E]` with the reference's mean.
+BESIDE: dict[str, tuple[str, str, Any]] = {
+    "bandits": ("Regret", "Thompson sampling", bandit_regret),
+    "tabular": ("Return", "PSRL", tabular_return),
+}
+
+
+def beside(group: str, root: Path, results: Results, table_only: bool) -> str:
+    """The table of a group that stands beside a reference."""
+    what, reference, measure = BESIDE[group]
     lines = [f"| Agent | {what} (interval) | Each seed | {reference} | Ratio |", "|---|---:|---|---:|---:|"]
     for cell in GROUPS[group]:
-        folder = folder_of(cell, root)
 
-        def find(folder: Path = folder) -> dict[str, Any]:
+        def find(cell: Cell = cell) -> dict[str, Any]:
+            folder = finished_run(cell, root)
             values, expected = measure(load_config(folder), *totals(folder))
             seeds = values.mean(-1).tolist()
             interval = nested_interval(values)
             return {"mean": float(values.mean()), "interval": interval, "seeds": seeds, "reference": expected}
 
-        lines.append(_row(cell, kept(folder / "benchmark.json", find)))
+        if not table_only or name_of(cell) in results.found:
+            lines.append(_row(cell, results.kept(name_of(cell), find)))
     return "\n".join(lines)
 
 
-def adaptation(group: str, root: Path) -> str:
+def adaptation(group: str, root: Path, results: Results, table_only: bool) -> str:
     """First trial, last trial and gain in every split there is."""
     lines = [
         "| Agent | Split | Trials | First trial | Last trial | Gain (interval) | 20th percentile of the last |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for cell in GROUPS[group]:
-        folder = folder_of(cell, root)
-        trained = load_config(folder).env.kwargs["trials"]
+        trained = load_config(cell.config, cell.flags).env.kwargs["trials"]
         cases = [(split, trained) for split in SPLITS] if group == "control" else [
             (split, trials) for split in ("train", "held-out-projections") for trials in (trained, 2 * trained)
         ]  # fmt: skip
         for split, trials in cases:
-            path = folder / f"benchmark-{split}-{trials}.json"
-            found = kept(
-                path,
-                lambda folder=folder, split=split, trials=trials: evaluate_adaptation(
-                    folder, split=split, trials=trials, episodes=TASKS, seed=1
-                ),
-            )
-            part = found["sampled"]
+
+            def find(cell: Cell = cell, split: str = split, trials: int = trials) -> dict[str, Any]:
+                folder = finished_run(cell, root)
+                found = evaluate_adaptation(folder, split=split, trials=trials, episodes=TASKS, seed=1)
+                return found["sampled"]
+
+            name = f"{name_of(cell)}/{split}/{trials}"
+            if table_only and name not in results.found:
+                continue
+            part = results.kept(name, find)
             gain = part["gain"]
             lines.append(
                 f"| {cell.label} | {split} | {trials} | {part['first']['mean']:.2f} | {part['last']['mean']:.2f} | "
@@ -180,18 +178,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), metavar="GROUP")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/meta"))
+    parser.add_argument("--results", type=Path, default=Path("docs/measured/meta_runs.json"))
     parser.add_argument("--markdown", type=Path, help="write the tables there")
     parser.add_argument("--table-only", action="store_true", help="train nothing")
     arguments = parser.parse_args()
-    root = arguments.run_dir
-    for group in [] if arguments.table_only else arguments.groups:
-        for cell in GROUPS[group]:
-            train(cell, root)
-    tables = {"bandits": bandits, "tabular": tabular}
-    parts = [
-        f"### {group}\n\n{tables[group](root) if group in tables else adaptation(group, root)}\n"
-        for group in arguments.groups
-    ]
+    results = Results(arguments.results)
+    parts = []
+    for group in arguments.groups:
+        table = beside if group in BESIDE else adaptation
+        parts.append(f"### {group}\n\n{table(group, arguments.run_dir, results, arguments.table_only)}\n")
     text = "\n".join(parts)
     if arguments.markdown:
         arguments.markdown.write_text(text)
