@@ -169,18 +169,20 @@ class WorldModel:
         return np.asarray(run(self.state.params, self.state.target, steps))
 
 
-def probe_r2(fit: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], ridge: float = 1.0) -> float:
-    """Mean R^2 of a ridge regression of standardised numbers; those that do not vary are left out; nan if none does."""
+def probe_r2(
+    fit: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], ridge: float = 1.0
+) -> list[float]:
+    """R^2 of a ridge regression of standardised numbers, for each of them that varies."""
     (x, y), (x_test, y_test) = ([each[SKIPPED:].reshape(-1, each.shape[-1]) for each in pair] for pair in (fit, test))
     y, y_test = (each[:, y.std(0) > 1e-6] for each in (y, y_test))
     if not y.shape[1]:
-        return float("nan")
+        return []
     mean, std = x.mean(0), x.std(0) + 1e-6
     x, x_test = ((each - mean) / std for each in (x, x_test))
     centre = y.mean(0)
     weights = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ (y - centre))
     error = ((x_test @ weights + centre - y_test) ** 2).sum(0)
-    return float((1.0 - error / ((y_test - y_test.mean(0)) ** 2).sum(0)).mean())
+    return (1.0 - error / ((y_test - y_test.mean(0)) ** 2).sum(0)).tolist()
 
 
 def measure(background: str, arm: str, seed: int, updates: int) -> dict[str, float]:
@@ -198,7 +200,10 @@ def measure(background: str, arm: str, seed: int, updates: int) -> dict[str, flo
     for what in ("state", "distractor"):
         pairs = {name: (features[name], getattr(each, what)) for name, each in recordings.items()}
         for name in ("seen", "held_out"):
-            found[f"{what}_{name}"] = probe_r2(pairs["fit"], pairs[name])
+            each = probe_r2(pairs["fit"], pairs[name])
+            found[f"{what}_{name}"] = statistics.mean(each) if each else float("nan")
+            if what == "state":
+                found |= dict(zip((f"cos_{name}", f"sin_{name}", f"speed_{name}"), each, strict=True))
     return found
 
 
