@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
-        print("interrupted before there was anything to save", file=sys.stderr)
+        print("interrupted before anything new was saved; a run folder goes on by --resume", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader (head, less) has gone; what is still buffered must not be written at exit.

@@ -79,7 +79,9 @@ class Copies:
             # A copy: an environment may write the next observation into the same array.
             reached.append([np.array(leaf) for leaf in observation])
             rest.append(outcome)
-            _, terminated, truncated = outcome
+            reward, terminated, truncated = outcome
+            self._require_finite(index, "an observation", *reached[-1])
+            self._require_finite(index, f"reward {reward}", np.asarray(reward))
             current.append(self._reset(index, None) if terminated or truncated else reached[-1])
         reward, terminated, truncated = zip(*rest, strict=True)
         final = _stacked(reached)
@@ -102,6 +104,13 @@ class Copies:
 
     def _reset(self, index: int, seed: int | None) -> list[np.ndarray]:
         return [np.array(leaf) for leaf in self._told(index, "in reset()", self._copies[index].reset, seed)]
+
+    def _require_finite(self, index: int, what: str, *leaves: np.ndarray) -> None:
+        # nan would be found in a loss, where nothing says that it came from here.
+        if not all(np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind == "f"):
+            raise HostEnvError(
+                f"copy {self._first + index}: step() returned {what}, not every number of which is finite"
+            )
 
     def _told(self, index: int, when: str, call: Callable[..., Any], *args: Any) -> Any:
         """What a call into a copy returns; its error with the copy's number and traceback."""

@@ -335,11 +335,12 @@ class Run:
             what = f"{names[failed_metric[index]]} is not finite in update {failed_update[index] + 1}"
             reports.append(f"seed {self.config.seed + index}: {what}")
         if len(self.failed) == self.config.num_seeds:
-            saved = f"checkpoint of update {self._saved_update}" if self._saved_update >= 0 else "none yet"
-            raise TrainingError(
-                f"{'; '.join(reports)}. Training stopped; the last good state is the {saved} in "
-                f"{self.folder / 'checkpoints'}. Try a smaller --agent.learning-rate"
+            saved = (
+                f"the last good state is the checkpoint of update {self._saved_update} in {self.folder / 'checkpoints'}"
+                if self._saved_update >= 0
+                else "there is no checkpoint yet"
             )
+            raise TrainingError(f"{'; '.join(reports)}. Training stopped; {saved}. Try a smaller --agent.learning-rate")
         for report in reports:
             self._bar.say(f"{report}: this seed stands still from here on, the others go on")
 

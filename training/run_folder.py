@@ -32,10 +32,7 @@ def create_run_folder(path: str | Path | None, *, name: str = "run") -> Path:
     """
     folder = _free_folder(name) if path is None else Path(path)
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            is_run = folder.is_dir() and (folder / "config.yaml").is_file()
-            resume = f", go on with it by `--resume {folder}`," if is_run else ""
-            raise RunFolderError(f"run folder {folder} exists and is not empty; choose another{resume} or remove it")
+        require_unused(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunFolderError(
@@ -43,6 +40,14 @@ def create_run_folder(path: str | Path | None, *, name: str = "run") -> Path:
         ) from error
     require_writable(folder)
     return folder
+
+
+def require_unused(folder: Path) -> None:
+    """Raise RunFolderError if there is something in `folder`, or a file in its place."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        is_run = folder.is_dir() and (folder / "config.yaml").is_file()
+        resume = f", go on with it by `--resume {folder}`," if is_run else ""
+        raise RunFolderError(f"run folder {folder} exists and is not empty; choose another{resume} or remove it")
 
 
 def require_writable(folder: Path) -> None:

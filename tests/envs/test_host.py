@@ -273,6 +273,21 @@ def test_a_failure_carries_its_own_traceback_and_closes_the_others():
     assert all(each.closed for each in live)
 
 
+@pytest.mark.parametrize("reward", [float("nan"), -float("inf")])
+def test_a_reward_that_is_not_finite_is_told_where_it_came_from(reward):
+    envs, _ = scripted([(0.0, False, False)], [(reward, False, False)])
+    state = envs.reset(keys(2))
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        jax.block_until_ready(envs.step(state, jnp.zeros(2, jnp.int32)))
+    assert f"copy 1: step() returned reward {reward}, not every number of which is finite" in str(envs.failure)
+    envs, _ = scripted([(0.0, False, False)])
+    state = envs.reset(keys(1))
+    envs._copies._copies[0].env.unwrapped.seen[0] = np.nan
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        jax.block_until_ready(envs.step(state, jnp.zeros(1, jnp.int32)))
+    assert "copy 0: step() returned an observation, not every number" in str(envs.failure)
+
+
 def random_steps(envs, count, num_steps):
     def env_step(state, key):
         action = jax.vmap(envs.action_space.sample)(jax.random.split(key, count))

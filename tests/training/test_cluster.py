@@ -144,6 +144,8 @@ def test_workers_that_keep_failing_stop_the_run_with_their_traceback(session, tm
     assert "workers failed 2 times in a row without a checkpoint between (cluster.max_failures=1)" in message
     assert "there is no checkpoint yet" in message and "--resume" in message
     assert "ArithmeticError: the moon is in the wrong house" in message and "in step_env" in message
+    lines = [json.loads(line) for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
+    assert [line["seconds_until_next_report"] for line in lines] == [None, None]
 
 
 @pytest.fixture
@@ -220,6 +222,7 @@ def test_cluster_check_tells_in_one_table(session, tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["ok"] and result["problems"] == [] and result["workers"] == 2
     (node,) = result["nodes"].values()
+    assert node["sees_folder"] and result["folder"] == str(tmp_path)
     assert set(node["devices"]) == {"cpu"} and "jax" in node["versions"]
     assert [each["bytes"] for each in result["all_reduce"]] == [4096, 4 * 2**20, 64 * 2**20]
     assert all(each["seconds"] > 0 for each in result["all_reduce"])

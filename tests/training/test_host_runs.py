@@ -203,7 +203,12 @@ gymnasium.register("tests/Odd-v0", Odd)
         ({"cluster.num-actors": 3}, "env.num_envs=4 must be divisible by cluster.num_actors=3"),
         (
             {"cluster.num-actors": 2, "env.host-workers": 2},
-            r"env.host_workers=2 must be 0 with env.id=.*host: more --cluster.num-actors do the same",
+            "env.host_workers=2 must be 0 with cluster.num_actors=2: more --cluster.num-actors do the same",
+        ),
+        ({"cluster.actor-lag": 1}, "cluster.actor_lag=1 must be 0 with cluster.num_actors=0"),
+        (
+            {"env__id": IN_JAX, "cluster.address": "127.0.0.1:1"},
+            "cluster.address=127.0.0.1:1 must be null with cluster.num_workers=0 .* --cluster.address None",
         ),
         (
             {"env__id": IN_JAX, "cluster.num-actors": 2},

@@ -68,6 +68,18 @@ def test_a_space_that_cannot_be_searched_is_refused_before_ray_starts(tmp_path, 
         load_sweep(write(tmp_path, **fields))
 
 
+def test_what_is_wrong_without_the_space_is_told_without_it_and_once(tmp_path):
+    spec = {"agent.gamma": {"choice": [0.9, 0.95]}}
+    for fields in ({"config": "quickstrat"}, {"base": {"env": {"idd": "x"}}}):
+        with pytest.raises(ConfigError) as stop:
+            load_sweep(write(tmp_path, space=spec, num_trials=2, **fields))
+        assert str(stop.value).count("did you mean") == 1 and "space" not in str(stop.value)
+    wrong = {"agent.learnin_rate": {"choice": [1e-3, 1e-2]}}
+    with pytest.raises(ConfigError) as stop:
+        load_sweep(write(tmp_path, space=wrong, num_trials=2))
+    assert str(stop.value).count("did you mean") == 1
+
+
 def test_the_shipped_sweep_is_twelve_trials_and_every_one_of_them_runnable():
     sweep = load_sweep("repeat-previous-medium")
     assert sweep.total_trials == sweep.grid_points == 12

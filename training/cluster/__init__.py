@@ -9,6 +9,7 @@ alone import ray.
 from pathlib import Path
 
 from hippodrome.training.config import TrainConfig
+from hippodrome.training.run_folder import require_unused
 
 from .ray_session import connected
 
@@ -33,6 +34,8 @@ def train_on_cluster(
             differ in what is installed or do not share the run folder.
         TrainingError: also where workers keep dying; with the last one's traceback.
     """
+    if run_dir is not None:
+        require_unused(Path(run_dir))  # before Ray starts, which takes seconds
     with connected(config.cluster, import_modules=config.import_modules):
         from .driver import supervise  # imports ray, which `connected` has set up
 

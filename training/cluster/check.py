@@ -36,7 +36,8 @@ def check_cluster(
         import_modules: packages the workers must be able to import.
 
     Returns:
-        `ok`; `problems`, one line each; `nodes`, by name; `all_reduce`, with bytes, seconds and bytes per second.
+        `ok`; `problems`, one line each; `nodes`, by name; `folder`; `workers`; `all_reduce`, with bytes, seconds and
+        bytes per second.
 
     Raises:
         ConfigError: if nothing listens at the address, or the folder is none.
@@ -59,7 +60,9 @@ def check_cluster(
         versions = {"this process": own_versions(), **{name: each["versions"] for name, each in nodes.items()}}
         problems += version_differences(versions)
         problems += [f"{name}: {each['error']}" for name, each in nodes.items() if each["error"]]
-        problems += [f"{name} does not see {folder}" for name, each in nodes.items() if each["token"] != token]
+        for each in nodes.values():
+            each["sees_folder"] = folder is None or each.pop("token") == token
+        problems += [f"{name} does not see {folder}" for name, each in nodes.items() if not each["sees_folder"]]
         workers = num_workers or max(len(nodes), cluster.num_workers)
         cluster = dataclasses.replace(cluster, num_workers=workers)
         config = load_config("quickstart")
@@ -75,7 +78,9 @@ def check_cluster(
         {"bytes": size, "seconds": each, "bytes_per_second": size / each}
         for size, each in zip(SIZES, seconds, strict=False)
     ]
-    return {"ok": not problems, "problems": problems, "nodes": nodes, "workers": workers, "all_reduce": reduced}
+    shown = None if folder is None else str(folder)
+    found = {"ok": not problems, "problems": problems, "nodes": nodes, "folder": shown}
+    return {**found, "workers": workers, "all_reduce": reduced}
 
 
 def check_table(result: dict[str, Any]) -> Table:
@@ -89,7 +94,12 @@ def check_table(result: dict[str, Any]) -> Table:
             f"{each} {versions[each]}" for each in ("python", "ray", "jax", "hippodrome") if each in versions
         )
         table.add_row(name, f"{node['cores']} cores, {', '.join(node['devices']) or 'no devices'}\n{shown}")
-    for each in result["all_reduce"]:
+    if result["folder"] is not None:
+        blind = sum(not node["sees_folder"] for node in result["nodes"].values())
+        table.add_row(
+            "folder", f"{result['folder']}\n" + (f"not seen by {blind} nodes" if blind else "seen by all nodes")
+        )
+    for each in result["all_reduce"] if result["workers"] > 1 else []:
         speed = f"{1e3 * each['seconds']:.2f} ms, {each['bytes_per_second'] / 1e6:,.0f} MB/s"
         table.add_row(f"all-reduce of {each['bytes']:,} bytes, {result['workers']} workers", speed)
     for problem in result["problems"]:

@@ -62,6 +62,7 @@ class _Supervisor:
         """The result of the final evaluation."""
         total = self.config.num_updates * self.config.steps_per_update
         failures, newest = 0, self._newest()
+        self.env_steps = (newest or 0) * self.config.steps_per_update
         with ProgressBar(total) as bar, interrupt_flag() as interrupted:
             while True:
                 try:
@@ -70,9 +71,11 @@ class _Supervisor:
                     self._failed_at = time.monotonic()
                     failures = failures + 1 if self._newest() == newest else 1
                     newest, resume = self._newest(), True
+                    self._note(lost)
                     if failures > self.config.cluster.max_failures:
+                        self._write_failure(None)
                         raise TrainingError(self._give_up(failures, lost)) from None
-                    self._note(bar, lost)
+                    self._say_what_follows(bar, lost)
 
     def _attempt(self, bar: ProgressBar, interrupted: list[int], resume: bool) -> dict[str, Any]:
         """The result, unless a worker is lost."""
@@ -101,13 +104,17 @@ class _Supervisor:
             else:
                 self._went_on(report, bar)
 
-    def _note(self, bar: ProgressBar, lost: WorkerLost) -> None:
-        """Say what happened, and what is repeated."""
+    def _say_what_follows(self, bar: ProgressBar, lost: WorkerLost) -> None:
         newest = self._newest()
-        from_steps = 0 if newest is None else newest * self.config.steps_per_update
-        repeated = max(0, self.env_steps - from_steps)
+        repeated = max(0, self.env_steps - (newest or 0) * self.config.steps_per_update)
         where = "its beginning" if newest is None else f"the checkpoint of update {newest}"
         bar.say(f"{lost}\nThe workers are started again and go on from {where}; {repeated:,} env steps are repeated")
+
+    def _note(self, lost: WorkerLost) -> None:
+        """Keep what happened until it is known how long it took to go on; one that came before that is written."""
+        if self._failure is not None:
+            self._write_failure(None)
+        from_steps = (self._newest() or 0) * self.config.steps_per_update
         self._failure = {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "what": str(lost),
@@ -119,9 +126,12 @@ class _Supervisor:
         """Show a report, and write a line about the failure that the first one after it ends."""
         bar.update(report)
         self.env_steps = report.env_steps
-        if self._failure is None:
-            return
-        line = {**self._failure, "seconds_until_next_report": round(time.monotonic() - self._failed_at, 1)}
+        if self._failure is not None:
+            self._write_failure(round(time.monotonic() - self._failed_at, 1))
+
+    def _write_failure(self, seconds: float | None) -> None:
+        """A line of failures.jsonl; None where training did not go on after it."""
+        line = {**(self._failure or {}), "seconds_until_next_report": seconds}
         self._failure = None
         try:
             with (self.folder / FAILURES_FILE).open("a", encoding="utf-8") as file:
@@ -152,11 +162,12 @@ class _ActorSupervisor(_Supervisor):
             reporter = _Reporter(bar.say, lambda progress: self._went_on(progress, bar))
             try:
                 prepared = prepare(self.config, self.folder if resume else None, actors)
-                return run_training(prepared, self.folder, reporter, interrupted, command=self.command).finish()
+                run = run_training(prepared, self.folder, reporter, interrupted, command=self.command)
             except Exception as error:
                 if actors.lost is None or error is actors.lost:
                     raise
                 raise actors.lost from error
+        return run.finish()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hippodrome import __version__
 from hippodrome.training.errors import ConfigError
-from hippodrome.training.run_folder import PACKAGES, installed_versions
+from hippodrome.training.run_folder import PACKAGES, installed_versions, usable_cores
 
 _TOKEN = ".shared_folder"
 _SECONDS = 60.0
@@ -106,7 +106,7 @@ def describe_node(folder: Path | None, import_modules: list[str], devices: bool)
         found = [device.device_kind for device in jax.local_devices()]
     return {
         "hostname": socket.gethostname(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "versions": own_versions(),
         "devices": found,
         "token": token,

@@ -38,6 +38,7 @@ def problems(config: TrainConfig) -> list[Problem]:
         *_seed_problems(config),
         *_batch_problems(config),
         *_device_problems(config),
+        *_cluster_problems(config),
         *_dataset_problems(config),
         *_env_problems(config),
     ]
@@ -137,6 +138,22 @@ def _device_problems(config: TrainConfig) -> list[Problem]:
         f"here; on a CPU, set XLA_FLAGS=--xla_force_host_platform_device_count={config.num_devices} before starting"
     )
     return [Problem(message, ("num_devices",))]
+
+
+def _cluster_problems(config: TrainConfig) -> list[Problem]:
+    """Options of a cluster that is not there."""
+    cluster, found = config.cluster, []
+    if cluster.actor_lag and not cluster.num_actors:
+        message = f"cluster.actor_lag={cluster.actor_lag} must be 0 with cluster.num_actors=0: nobody is to be late"
+        found.append(Problem(message, ("cluster.actor_lag", "cluster.num_actors")))
+    if cluster.address is not None and not cluster.num_processes:
+        message = (
+            f"cluster.address={cluster.address} must be null with cluster.num_workers=0 and cluster.num_actors=0, "
+            "which train in this process; say how many by --cluster.num-workers, or leave the cluster by "
+            "--cluster.address None"
+        )
+        found.append(Problem(message, ("cluster.address", "cluster.num_workers", "cluster.num_actors")))
+    return found
 
 
 def _learns_from_replay(config: TrainConfig) -> bool:
@@ -240,9 +257,6 @@ def _host_problems(config: TrainConfig, env: Any) -> list[Problem]:
         "num_devices": (config.num_devices, 1, "set num_devices=1"),
         "cluster.num_workers": (cluster.num_workers, 0, "act in it in other processes by --cluster.num-actors"),
     }
-    if cluster.num_actors:
-        remedies["env.host_workers"] = (workers, 0, "more --cluster.num-actors do the same")
-        remedies["cluster.gpus_per_worker"] = (cluster.gpus_per_worker, 0, "actors act on cores")
     found = [
         Problem(
             f"{field}={value} must be {most} with env.id={name!r}, which steps on the host: {remedy}",
@@ -251,7 +265,24 @@ def _host_problems(config: TrainConfig, env: Any) -> list[Problem]:
         for field, (value, most, remedy) in remedies.items()
         if value > most
     ]
-    if cluster.num_actors and config.env.num_envs % cluster.num_actors:
+    return found + (_actor_problems(config) if cluster.num_actors else [])
+
+
+def _actor_problems(config: TrainConfig) -> list[Problem]:
+    """Rules about processes that act in an environment on the host."""
+    cluster = config.cluster
+    found = [
+        Problem(
+            f"{field}={value} must be 0 with cluster.num_actors={cluster.num_actors}: {why}",
+            (field, "cluster.num_actors"),
+        )
+        for field, value, why in (
+            ("env.host_workers", config.env.host_workers, "more --cluster.num-actors do the same"),
+            ("cluster.gpus_per_worker", cluster.gpus_per_worker, "actors act on cores"),
+        )
+        if value
+    ]
+    if config.env.num_envs % cluster.num_actors:
         message = f"env.num_envs={config.env.num_envs} must be divisible by cluster.num_actors={cluster.num_actors}"
         found.append(Problem(message, ("env.num_envs", "cluster.num_actors")))
     return found

@@ -110,7 +110,7 @@ class ClusterConfig:
 
     num_workers: NonNegativeInt = 0
     num_actors: NonNegativeInt = 0
-    actor_lag: NonNegativeInt = 0
+    actor_lag: Annotated[int, Field(ge=0, le=8)] = 0
     address: str | None = None
     cores_per_worker: PositiveInt = 1
     gpus_per_worker: NonNegativeInt = 0

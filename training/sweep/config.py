@@ -208,7 +208,8 @@ def _corners(sweep: SweepConfig, overrides: Sequence[str]) -> list[TrainConfig]:
     values = {name: next(iter(spec.values())) for name, spec in sweep.space.items()}
     kinds = [name for name in ("memory", "memory.kind") if name in values]
     firsts = {name: each[0] for name, each in values.items()}
-    errors: list[str] = []
+    trial_config(sweep, {}, overrides)  # what is wrong before any value of the space is told without it
+    errors: dict[str, str] = {}
     configs: list[TrainConfig] = []
     memories = [
         dict(zip(kinds, chosen, strict=True)) for chosen in itertools.product(*(values[name] for name in kinds))
@@ -223,9 +224,10 @@ def _corners(sweep: SweepConfig, overrides: Sequence[str]) -> list[TrainConfig]:
             configs.append(config)
         except ConfigError as error:
             where = ", ".join(f"{key}={each}" for key, each in {**memory, name: value}.items() if key is not None)
-            errors += [f"space, with {where}: {each}" for each in error.errors]
+            for each in error.errors:
+                errors.setdefault(each, where)  # each once, with the first values that have it
     if errors:
-        raise ConfigError(list(dict.fromkeys(errors)))
+        raise ConfigError([f"space, with {where}: {each}" for each, where in errors.items()])
     return configs
 
 
