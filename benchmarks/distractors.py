@@ -185,12 +185,12 @@ def probe_r2(
     return (1.0 - error / ((y_test - y_test.mean(0)) ** 2).sum(0)).tolist()
 
 
-def measure(background: str, arm: str, seed: int, updates: int) -> dict[str, float]:
+def measure(background: str, arm: str, seed: int, updates: int) -> dict[str, float | None]:
     """One cell."""
     model = WorldModel(background, arm, seed)
     began = time.perf_counter()
     loss = model.learn(record(background, "train", 1000 + seed, TRAIN_WINDOWS).steps, updates, jax.random.key(seed))
-    found = {"loss": loss, "seconds": time.perf_counter() - began}
+    found: dict[str, float | None] = {"loss": loss, "seconds": time.perf_counter() - began}
     recordings = {
         "fit": record(background, "train", 2000 + seed, PROBE_WINDOWS),
         "seen": record(background, "train", 3000 + seed, PROBE_WINDOWS),
@@ -201,13 +201,13 @@ def measure(background: str, arm: str, seed: int, updates: int) -> dict[str, flo
         pairs = {name: (features[name], getattr(each, what)) for name, each in recordings.items()}
         for name in ("seen", "held_out"):
             each = probe_r2(pairs["fit"], pairs[name])
-            found[f"{what}_{name}"] = statistics.mean(each) if each else float("nan")
+            found[f"{what}_{name}"] = statistics.mean(each) if each else None
             if what == "state":
                 found |= dict(zip((f"cos_{name}", f"sin_{name}", f"speed_{name}"), each, strict=True))
     return found
 
 
-def table(results: dict[str, dict[str, float]], seeds: list[int]) -> str:
+def table(results: dict[str, dict[str, Any]], seeds: list[int]) -> str:
     """Means over seeds, with the 95 % bootstrap interval of the state's."""
     lines = [
         "| Background | Arm | State R² | State R², held out | Distractor R² | Distractor R², held out | Time (s) |",
@@ -221,9 +221,12 @@ def table(results: dict[str, dict[str, float]], seeds: list[int]) -> str:
             cells = [background, arm]
             for name in ("state_seen", "state_held_out", "distractor_seen", "distractor_held_out"):
                 values = [each[name] for each in found]
+                if None in values:  # nothing of it varies
+                    cells.append("-")
+                    continue
                 mean = statistics.mean(values)
                 low, high = bootstrap_interval(lambda x: float(x.mean()), [np.array(values)])
-                cells.append("-" if np.isnan(mean) else f"{mean:.2f} ({low:.2f} to {high:.2f})")
+                cells.append(f"{mean:.2f} ({low:.2f} to {high:.2f})")
             cells.append(f"{statistics.median(each['seconds'] for each in found):.0f}")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -247,7 +250,7 @@ def main() -> None:
         if key in results.found:
             continue
         results.add(key, measure(background, arm, seed, arguments.updates))
-        print(key, {name: round(value, 3) for name, value in results.found[key].items()}, flush=True)
+        print(key, {name: value and round(value, 3) for name, value in results.found[key].items()}, flush=True)
         # One program for each arm and background stays in memory otherwise.
         jax.clear_caches()
     print(table(results.found, arguments.seeds))
