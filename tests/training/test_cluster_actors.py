@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import threading
@@ -54,7 +55,8 @@ def with_actors(config, **options):
 
 def told(run, *names):
     """What the log says of every update."""
-    return [[row[name] for name in ("episodes", "episode_return", *names)] for row in read_metrics(run)]
+    rows = ([row[name] for name in ("episodes", "episode_return", *names)] for row in read_metrics(run))
+    return [[math.nan if value is None else value for value in row] for row in rows]
 
 
 @pytest.fixture(scope="module")
