@@ -138,9 +138,10 @@ GROUPS: dict[str, list[Cell]] = {
         for unit in ("0.02", "1")
     ],
     "rare-rewards": [
-        cell("as shipped", "dreamer-memory-chain", steps=20_000),
-        cell("reward_coef 1", "dreamer-memory-chain", "--agent.reward-coef", "1", steps=20_000),
-        cell("entropy_coef 3e-4", "dreamer-memory-chain", "--agent.entropy-coef", "3e-4", steps=20_000),
+        cell("as shipped", "dreamer-memory-chain"),
+        cell("reward_coef 1", "dreamer-memory-chain", "--agent.reward-coef", "1"),
+        cell("entropy_coef 3e-4", "dreamer-memory-chain", "--agent.entropy-coef", "3e-4"),
+        cell("uniform_mix 0.01", "dreamer-memory-chain", "--agent.uniform-mix", "0.01"),
     ],
     "distractor-returns": [
         cell(f"{background}: {arm}", "dreamer-pendulum", "--env.kwargs", f"background={background}", "size=32", *flags)
