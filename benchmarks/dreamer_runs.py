@@ -31,7 +31,7 @@ from hippodrome.training.log.metrics import read_metrics
 from hippodrome.training.step import make_experiment
 
 # Environment steps between evaluations, by configuration.
-EVALUATE_EVERY = collections.defaultdict(lambda: 1_280, {"dreamer-few-steps": 256})
+EVALUATE_EVERY = collections.defaultdict(lambda: 1_280, {"dreamer-few-steps": 256, "dreamer-pendulum": 5_120})
 TOLERANCE = 0.05
 # The highest mean return there is.
 BEST = {
@@ -91,9 +91,9 @@ def cell(label: str, config: str, *flags: str, steps: int | None = None) -> Cell
     return Cell(label, config, (*words, *flags), BEST[config])
 
 
-def backbone_cells(config: str, steps: int | None, models: dict[str, tuple[str, ...]]) -> list[Cell]:
-    """The four sequence models with the same posterior, window and number of parameters."""
-    return [cell(label, config, *flags, steps=steps) for label, flags in models.items()]
+def backbone_cells(config: str, steps: int | None, models: dict[str, tuple[str, ...]], *others: str) -> list[Cell]:
+    """The four sequence models with the same posterior, window and number of parameters; `others` are more flags."""
+    return [cell(label, config, *flags, *others, steps=steps) for label, flags in models.items()]
 
 
 def ppo_cell(num_envs: int) -> Cell:
@@ -103,7 +103,8 @@ def ppo_cell(num_envs: int) -> Cell:
     return Cell(f"PPO, {num_envs} environments", "popgym", (*flags.split(), *minibatches))
 
 
-# Arms of benchmarks/distractors.py.
+# Arms of benchmarks/distractors.py. More and smaller updates than shipped, of which the pendulum wants thousands.
+_PENDULUM = "--agent.train-ratio 32 --agent.batch-size 8 --agent.image-depth 2"
 _HRSSM = "--agent.latent-coef 1 --agent.mask-ratio 0.5 --agent.mask-patch 5 --agent.bisimulation-coef 1"
 PIXEL_ARMS = {
     "reconstruction": (),
@@ -121,7 +122,7 @@ GROUPS: dict[str, list[Cell]] = {
     "ppo": [ppo_cell(num_envs) for num_envs in (4, 16, 64)],
     "backbones": [
         *backbone_cells("dreamer-repeat-previous", 40_000, ONE_LAYER),
-        *backbone_cells("dreamer-memory-chain", None, TWO_LAYERS),
+        *backbone_cells("dreamer-memory-chain", None, TWO_LAYERS, "--agent.uniform-mix", "0.01"),
         *backbone_cells("dreamer", 20_000, ONE_LAYER),
     ],
     "actor-input": [
@@ -144,7 +145,12 @@ GROUPS: dict[str, list[Cell]] = {
         cell("uniform_mix 0.01", "dreamer-memory-chain", "--agent.uniform-mix", "0.01"),
     ],
     "distractor-returns": [
-        cell(f"{background}: {arm}", "dreamer-pendulum", "--env.kwargs", f"background={background}", "size=32", *flags)
+        cell(
+            f"{background}: {arm}",
+            "dreamer-pendulum",
+            *("--env.kwargs", f"background={background}", "size=32", *_PENDULUM.split(), *flags),
+            steps=15_360,
+        )
         for background in ("clean", "noise")
         for arm, flags in PIXEL_ARMS.items()
     ],

@@ -30,13 +30,15 @@ def encode_leaf(leaf: Any, value: jax.Array) -> jax.Array:
 
 
 def encode_action(leaf: Any, value: jax.Array) -> jax.Array:
-    """The same for an action; a Box in units where its bounds are -1 and 1."""
+    """The same for an action; a Box in units where its bounds are -1 and 1, or 0 where they are the same."""
     encoded = encode_leaf(leaf, value)
     if isinstance(leaf, Box):
         low = jnp.broadcast_to(jnp.asarray(leaf.low, jnp.float32), leaf.shape).reshape(-1)
         high = jnp.broadcast_to(jnp.asarray(leaf.high, jnp.float32), leaf.shape).reshape(-1)
         # A null action (0) stays 0 only where the bounds are symmetric; the first-step flag tells it apart.
-        return (encoded - 0.5 * (low + high)) / (0.5 * (high - low))
+        # An action that is fixed says nothing.
+        width = jnp.where(high > low, 0.5 * (high - low), 1.0)
+        return (encoded - 0.5 * (low + high)) / width
     return encoded
 
 

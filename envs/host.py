@@ -20,6 +20,7 @@ from jaxtyping import Array, Key
 from .core import Environment, Outcome
 from .host_copies import Copies, HostCopy, HostEnvError
 from .host_workers import WorkerCopies
+from .spaces import part_names
 from .vector import VectorEnv, VectorState, check_batch, first_timestep, next_timestep
 
 
@@ -186,7 +187,14 @@ class HostVectorEnv(VectorEnv):
                     "this state is not what the last call returned: an environment on the host cannot go back, be "
                     "restored or be stepped twice from one state; call reset"
                 )
-            return (*self._copies.step([np.asarray(leaf) for leaf in action]), self._called())
+            leaves = [np.asarray(leaf) for leaf in action]
+            for (where, _), leaf in zip(part_names(self.action_space), leaves, strict=True):
+                if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
+                    raise HostEnvError(
+                        f"its next action{where} would hold a number that is not finite: the policy's parameters or "
+                        "what it remembers are not; lower agent.learning_rate, or look at the observations"
+                    )
+            return (*self._copies.step(leaves), self._called())
 
     def _make(self, count: int) -> Copies | WorkerCopies:
         self.close()

@@ -5,6 +5,7 @@ Legend: `B` environments, `K` start states drawn ahead per environment.
 
 import copy
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -187,17 +188,33 @@ def check_batch(what: str, value: Any, space: Space, num_envs: int) -> None:
 
     Values out of the space's bounds cannot be seen before the program runs.
     """
-    parts, leaves = part_names(space), jax.tree.leaves(value)
-    if len(leaves) != len(parts):
-        raise ValueError(f"{what} has {len(leaves)} arrays, expected {len(parts)}, one for each part of {space!r}")
-    for (where, part), leaf in zip(parts, leaves, strict=True):
+    _check_parts(what, value, space)
+    for (where, part), leaf in zip(part_names(space), jax.tree.leaves(value), strict=True):
         wanted = (num_envs, *getattr(part, "shape", ()))
         if jnp.shape(leaf) != wanted:
             raise ValueError(
                 f"{what}{where} has shape {jnp.shape(leaf)}, expected {wanted}: one {part!r} per environment"
             )
-        if not isinstance(part, Box) and not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
+        counts = not isinstance(part, Box) or jnp.issubdtype(part.dtype, jnp.integer)
+        if counts and not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
             raise ValueError(f"{what}{where} has dtype {jnp.result_type(leaf)}, expected integers for {part!r}")
+
+
+def _check_parts(what: str, value: Any, space: Any) -> None:
+    """Raise ValueError unless `value` has the dicts and tuples of `space`; jax pairs other names by their order."""
+    parts = getattr(space, "spaces", None)
+    if parts is None:
+        if isinstance(value, Mapping | Sequence) or value is None:
+            raise ValueError(f"{what} is a {type(value).__name__}, expected an array: one {space!r} per environment")
+        return
+    if isinstance(parts, Mapping):
+        if type(value) is not dict or set(value) != set(parts):
+            given = f"the parts {sorted(value)}" if type(value) is dict else f"type {type(value).__name__}"
+            raise ValueError(f"{what} has {given}, expected a dict of {sorted(parts)}")
+    elif not isinstance(value, tuple) or len(value) != len(parts):
+        raise ValueError(f"{what} must be a tuple of {len(parts)}, one for each part of {space!r}")
+    for name in parts if isinstance(parts, Mapping) else range(len(parts)):
+        _check_parts(f"{what}[{name!r}]", value[name], parts[name])
 
 
 def _where(condition: Bool[Array, ""], new: Any, old: Any) -> Any:

@@ -134,9 +134,11 @@ def _learn_from(
     axis_name: Any = None,
 ) -> tuple[Any, Replay, dict[str, Array]]:
     """The learner after the updates that are due, replay with what they refreshed, and the means of their metrics."""
-    # floor((u + 1) p / q) - floor(u p / q) depends on u modulo q alone, and stays within int32.
-    phase, (p, q) = state.update % updates_per_step.denominator, updates_per_step.as_integer_ratio()
-    due = (phase + 1) * p // q - phase * p // q
+    # floor((u + 1) p / q) - floor(u p / q) depends on u modulo q alone, and its whole part is always the same: what is
+    # multiplied is below q, and stays within int32.
+    p, q = updates_per_step.as_integer_ratio()
+    phase, (whole, rest) = state.update % q, divmod(p, q)
+    due = whole + (phase + 1) * rest // q - phase * rest // q
     # All learn as soon as each has a window.
     num_windows = buffer.num_windows(replay)
     if axis_name is not None:
@@ -167,8 +169,3 @@ def _learn_from(
     replay_steps = jnp.minimum(replay.count, buffer.capacity).sum().astype(jnp.float32)
     metrics["replay_steps"] = replay_steps if axis_name is None else jax.lax.psum(replay_steps, axis_name)
     return learner, replay, metrics
-
-
-def replay_ratio(train_ratio: float, steps_per_update: int, buffer: ReplayBuffer) -> Fraction:
-    """The learner's updates for each training step, so that `train_ratio` steps are replayed for each one taken."""
-    return Fraction(train_ratio).limit_denominator(1000) * steps_per_update / (buffer.batch_size * buffer.length)

@@ -57,6 +57,7 @@ def given_params(config: TrainConfig, experiment: Experiment) -> Any:
     expected = state_template(experiment, config).learner.params
     seeds = (config.num_seeds,) if config.num_seeds > 1 else ()
     params = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*seeds, *leaf.shape)), load_policy(source).params)
+    _require_same_unit(config, source)
     if _shapes(params) != _shapes(expected):
         fields = (*_SHAPE_FIELDS, *(f"agent.{name}" for name in getattr(experiment.agent, "shape_fields", ())))
         differences = config_differences(config, load_config(source), names=("here", "in the run"))
@@ -72,6 +73,17 @@ def begin_with(agent: Any, state: TrainState, params: Any) -> TrainState:
     if hasattr(agent, "with_params"):
         return dataclasses.replace(state, learner=agent.with_params(state.learner, params), best=best)
     return dataclasses.replace(state, learner=dataclasses.replace(state.learner, params=params), best=best)
+
+
+def _require_same_unit(config: TrainConfig, source: Path) -> None:
+    """Raise ConfigError where outputs of the same shape would mean other numbers."""
+    here = getattr(config.agent, "reward_unit", None)
+    there = getattr(load_config(source).agent, "reward_unit", here)
+    if here != there:
+        raise ConfigError(
+            f"init_from={config.init_from}: its rewards and values are in units of agent.reward_unit={there}, not "
+            f"{here}; set agent.reward_unit={there}"
+        )
 
 
 def _shapes(tree: Any) -> tuple:

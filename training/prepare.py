@@ -10,6 +10,7 @@ from .dataset.file import read_about
 from .dataset.offline import Offline, read_offline, require_same_data
 from .errors import RunFolderError
 from .given import given_params
+from .replay_size import check_learns, check_replay_memory, learns_from_replay
 from .run_folder import create_run_folder, require_writable
 from .step import Experiment, RemoteActors, make_experiment
 
@@ -44,6 +45,10 @@ def prepare(config: TrainConfig, resume: Path | None, actors: RemoteActors | Non
     """Make a configuration runnable, and read what the run begins with. Errors as of `train`."""
     about = None if config.dataset is None else read_about(config.dataset)
     experiment = make_experiment(config, about, actors)
+    if learns_from_replay(experiment.agent):
+        check_learns(config)
+        if about is None:
+            check_replay_memory(config, experiment.agent, experiment.envs)
     offline = None if about is None else read_offline(config, about, experiment.envs)
     goes_on = resume is not None and has_checkpoint(resume)
     if resume is not None and offline is not None and goes_on:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from hippodrome.agents import Agent, ReplayStep, make_agent
 from hippodrome.envs import Outcome, VectorEnv, VectorState, environment_keys, vectorize
 
-from .advance import SHARD_AXIS, Advance, from_dataset, from_replay, on_policy, replay_ratio
+from .advance import SHARD_AXIS, Advance, from_dataset, from_replay, on_policy
 from .config.checks import build_env
 from .curriculum import Curriculum
 from .dataset.file import About
@@ -25,7 +25,7 @@ from .dataset.offline import offline_buffer, offline_replay
 from .errors import ConfigError
 from .processes import put, run_devices
 from .replay import Replay, ReplayBuffer, split_environments
-from .replay_size import check_replay_memory, learns_from_replay, replay_buffer
+from .replay_size import learns_from_replay, replay_buffer, updates_per_step
 from .rollout import collect, record, replay_step
 
 DEVICE_AXIS = "devices"
@@ -150,9 +150,8 @@ def make_experiment(config: Any, about: About | None = None, actors: RemoteActor
     elif learns_from_replay(agent) and config.dataset is None:
         buffer = replay_buffer(config)
         new_replay = partial(_sharded_replay, buffer, config.num_shards, config.total_devices)
-        check_replay_memory(config, buffer, agent, envs)
     axis_name = DEVICE_AXIS if config.total_devices > 1 else None
-    advance = _make_advance(config, build_agent, buffer, axis_name, steps_per_update, actors)
+    advance = _make_advance(config, build_agent, buffer, axis_name, actors)
     curriculum = None if config.curriculum.kind == "none" else Curriculum(config.curriculum, envs)
 
     def train_step(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
@@ -193,17 +192,16 @@ def _make_advance(
     build_agent: Callable[..., Agent],
     buffer: ReplayBuffer | None,
     axis_name: str | None,
-    steps: int,
     actors: RemoteActors | None,
 ) -> Advance:
-    """What one training step of `steps` environment steps does, with the learner of one device."""
+    """What one training step does, with the learner of one device."""
     num_steps, shards_here = config.agent.num_steps, config.num_shards // config.total_devices
     if buffer is None:
         bootstrap = not getattr(config.agent, "truncation_is_terminal", False)
         learner = build_agent(axis_name, shards_here)
         act: Callable[..., Any] = collect if actors is None else partial(actors.rollout, collect)
         return partial(on_policy, learner, act=act, num_steps=num_steps, bootstrap_truncation=bootstrap)
-    ratio = replay_ratio(config.agent.train_ratio, steps, buffer) / config.num_shards
+    ratio = updates_per_step(config)
     if config.dataset is not None:
         return partial(from_dataset, build_agent(None, 1), buffer, updates_per_step=ratio)
     sharding: dict[str, Any] = {}

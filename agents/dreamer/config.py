@@ -121,7 +121,9 @@ class DreamerConfig:
                 (("carry_every", self.carry_steps), ("batch_length", self.batch_length)),
             ):
                 if whole[1] % part[1]:
-                    errors.append(f"{whole[0]}={whole[1]} must be divisible by {part[0]}={part[1]}")
+                    unsaid = whole[0] == "carry_every" and self.carry_every is None
+                    note = " (that of batch_length, as it is not given)" if unsaid else ""
+                    errors.append(f"{part[0]}={part[1]} must divide {whole[0]}={whole[1]}{note}")
         if errors:
             raise ValueError("; ".join(errors))
 

@@ -46,6 +46,11 @@ def observation_problems(space: Any) -> list[str]:
                 f"{part} has {len(leaf.shape)} axes; an image must be a uint8 Box of [height, "
                 "width, channels] with values 0 ... 255, anything else must be flattened to one axis"
             )
+        elif isinstance(leaf, Box) and leaf.dtype == jnp.uint8 and len(leaf.shape) == 2:
+            found.append(
+                f"{part} has no axis of channels; a grey picture must be {(*leaf.shape, 1)}, and what is no picture "
+                "must be flattened to one axis"
+            )
         elif is_image(leaf) and _is_channels_first(leaf.shape):
             height, width, channels = *leaf.shape[1:], leaf.shape[0]
             found.append(

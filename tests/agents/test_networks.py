@@ -6,6 +6,7 @@ import pytest
 
 from hippodrome.agents.networks import Featurizer
 from hippodrome.envs import Box, Discrete, MultiDiscrete, Space, Timestep, Tuple
+from hippodrome.envs.encoding import encode_action
 
 INPUTS = ("previous_action", "previous_reward", "first_step")
 
@@ -43,6 +44,11 @@ def test_box_action_is_scaled_to_its_bounds_and_uint8_to_one():
     )
     np.testing.assert_allclose(features(featurizer, timestep), [[0.0, 1.0, 0.5]])
     assert featurizer.is_continuous.all()
+
+
+def test_an_action_that_is_fixed_is_zero():
+    encoded = encode_action(Box(np.array([-1.0, 2.0]), np.array([1.0, 2.0])), jnp.array([0.5, 2.0]))
+    assert encoded.tolist() == [0.5, 0.0]
 
 
 def test_inputs_can_be_left_out():

@@ -288,6 +288,14 @@ def test_a_reward_that_is_not_finite_is_told_where_it_came_from(reward):
     assert "copy 0: step() returned an observation, not every number" in str(envs.failure)
 
 
+def test_an_action_that_is_not_finite_does_not_reach_an_environment():
+    envs = vectorize(make("gymnasium/Pendulum-v1"))
+    state = envs.reset(keys(2))
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        jax.block_until_ready(envs.step(state, jnp.array([[0.0], [jnp.nan]])))
+    assert "its next action would hold a number that is not finite" in str(envs.failure)
+
+
 def random_steps(envs, count, num_steps):
     def env_step(state, key):
         action = jax.vmap(envs.action_space.sample)(jax.random.split(key, count))

@@ -11,8 +11,9 @@ import pytest
 
 from hippodrome.agents import Decision, Feedback
 from hippodrome.envs import VectorEnv, environment_keys
-from hippodrome.training.advance import from_replay, replay_ratio
+from hippodrome.training.advance import from_replay
 from hippodrome.training.replay import ReplayBuffer
+from hippodrome.training.replay_size import updates_per_step
 from hippodrome.training.rollout import replay_step
 from tests.probes import LateReward
 from tests.stand_ins import Learner, State
@@ -75,5 +76,11 @@ def test_nothing_is_learnt_before_replay_holds_a_window():
 
 
 def test_the_ratio_is_of_steps_replayed_to_steps_taken():
-    assert replay_ratio(64.0, 16 * 16, BUFFER) == Fraction(64 * 256, 18)
-    assert replay_ratio(0.1, 100, BUFFER) == Fraction(10, 18)
+    def ratio(train_ratio, steps):
+        agent = types.SimpleNamespace(train_ratio=train_ratio, batch_size=3, batch_length=6)
+        return updates_per_step(types.SimpleNamespace(agent=agent, steps_per_update=steps))
+
+    assert ratio(64.0, 16 * 16) == Fraction(64 * 256, 18)
+    assert ratio(0.1, 100) == Fraction(10, 18)
+    assert ratio(0.0004, 36) == Fraction(2, 2500)
+    assert ratio(1e-9, 100) == 0

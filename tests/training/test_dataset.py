@@ -12,7 +12,7 @@ import pytest
 from hippodrome import launch
 from hippodrome.agents import Decision, ReplayStep
 from hippodrome.envs import Box, Dict, Discrete, VectorEnv, register_env
-from hippodrome.training import write_episodes
+from hippodrome.training import replay_size, write_episodes
 from hippodrome.training.dataset import file as dataset
 from hippodrome.training.dataset import recording
 from hippodrome.training.errors import ConfigError, RunFolderError
@@ -80,11 +80,15 @@ def assert_rows(found, expected):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), found, expected)
 
 
+def played(agent, key, number):
+    return [each for some in recording.play_episodes(agent, ENVS, None, key, num_episodes=number) for each in some]
+
+
 @pytest.mark.parametrize("chunk", [2, 64])
 def test_what_is_recorded_and_read_is_what_was_played(chunk, tmp_path, monkeypatch):
     """Episodes shorter and longer than a chunk of steps; the last of them cut off at its fifth step."""
     monkeypatch.setattr(recording, "_CHUNK", chunk)
-    found = recording.play_episodes(scripted_agent(), ENVS, None, jax.random.key(0), num_episodes=4)
+    found = played(scripted_agent(), jax.random.key(0), 4)
     for episode, expected in zip(found, PLAYED, strict=True):
         assert_rows(episode, expected)
     path = tmp_path / "played.npz"
@@ -101,11 +105,9 @@ def test_what_is_recorded_and_read_is_what_was_played(chunk, tmp_path, monkeypat
 
 def test_an_episode_does_not_depend_on_how_many_are_played(monkeypatch):
     agent = recording._random_agent(ENVS)
-    four = recording.play_episodes(agent, ENVS, None, jax.random.key(3), num_episodes=4)
+    four = played(agent, jax.random.key(3), 4)
     monkeypatch.setattr(recording, "_TOGETHER", 3)
-    for episode, expected in zip(
-        recording.play_episodes(agent, ENVS, None, jax.random.key(3), num_episodes=5)[:4], four, strict=True
-    ):
+    for episode, expected in zip(played(agent, jax.random.key(3), 5)[:4], four, strict=True):
         assert_rows(episode, expected)
     assert len({len(each.reset) for each in four}) > 1
 
@@ -230,6 +232,44 @@ def test_files_that_are_none_are_refused(tmp_path):
     for name in ("text.npz", "array.npy"):
         with pytest.raises(ConfigError, match=r"cannot be read: it is no \.npz file"):
             dataset.read_about(tmp_path / name)
+
+
+def test_whatever_byte_is_damaged_the_file_is_read_or_refused(tmp_path):
+    write_episodes(tmp_path / "own.npz", [own(), own()], "tests/Turns")
+    whole = (tmp_path / "own.npz").read_bytes()
+    damaged, refused, read = tmp_path / "damaged.npz", 0, 0
+    for place in range(0, len(whole), 37):
+        data = bytearray(whole)
+        data[place] ^= 0xFF
+        damaged.write_bytes(data)
+        try:
+            dataset.read_rows(damaged, ENVS)
+        except ConfigError as error:
+            refused += "damaged.npz" in str(error)
+        else:
+            read += 1
+    assert refused + read == len(range(0, len(whole), 37)) and refused > 20
+
+
+def test_what_was_played_before_an_interruption_is_written(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(recording, "_TOGETHER", 2)
+    whole = recording.play_episodes
+
+    def interrupted(*args, **kwargs):
+        yield next(whole(*args, **kwargs))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recording, "play_episodes", interrupted)
+    result = recording.record_episodes("tests/Turns", tmp_path / "some.npz", episodes=6, random=True)
+    assert result["episodes"] == 2 == dataset.read_about(tmp_path / "some.npz").episodes
+    assert "stopped: 2 of 6 episodes were played and are written" in caplog.text
+
+
+def test_more_episodes_than_memory_holds_are_refused_after_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "_TOGETHER", 2)
+    monkeypatch.setattr(replay_size, "free_memory", lambda: 10_000)
+    with pytest.raises(ConfigError, match=r"episodes=900 needs .* for a copy to be written.* record fewer"):
+        recording.record_episodes("tests/Turns", tmp_path / "all.npz", episodes=900, random=True)
 
 
 def test_other_spaces_are_named_with_ours(tmp_path):

@@ -80,6 +80,18 @@ def test_the_policy_is_the_agent_that_acted(finished):
     assert evaluate(run, episodes=2)["return"]["mean"] <= 1.0
 
 
+def test_looking_at_a_run_asks_for_no_replay(finished, monkeypatch):
+    """A robot may have less memory than what trained its policy."""
+    monkeypatch.setattr(replay_size, "free_memory", lambda: 0)
+    load_policy(finished[0])
+
+
+def test_parameters_of_another_unit_of_rewards_are_refused(finished):
+    config = tiny("--init-from", str(finished[0]), "--agent.reward-unit", "0.5")
+    with pytest.raises(ConfigError, match=r"units of agent.reward_unit=1.0, not 0.5"):
+        given_params(config, make_experiment(config))
+
+
 @pytest.mark.slow
 def test_seeds_train_in_one_program_as_alone(finished, tmp_path):
     run, config = finished
@@ -116,7 +128,15 @@ class Parts(Environment):
         return self._see(key), state, action["push"].sum(), state.time >= 5, {}
 
 
+class Grey(Parts):
+    """A picture without an axis of channels."""
+
+    def observation_space(self, params):
+        return Box(0, 255, (16, 16), "uint8")
+
+
 register_env("tests/Parts", Parts)
+register_env("tests/Grey", Grey)
 
 
 def test_every_loss_trains_on_pictures_vectors_and_mixed_actions_and_the_target_follows(tmp_path, capsys, monkeypatch):
@@ -217,6 +237,12 @@ def test_two_devices_equal_one_whatever_the_shards_of_each():
             ["--agent.replay-capacity", "48"],
             r"agent.replay_capacity=48 must be at least 64: each of the env.num_envs=4",
         ),
+        (
+            ["--total-env-steps", "32", "--agent.batch-length", "16", "--agent.replay-capacity", "128"],
+            "total_env_steps=32 ends before anything is learnt",
+        ),
+        (["--agent.train-ratio", "1e-9"], r"agent.train_ratio=1e-09 then gives 0 updates"),
+        (["--env.id", "tests/Grey"], r"no axis of channels; a grey picture must be \(16, 16, 1\)"),
         (["--agent.replay-capacity", "4e12"], r"needs [\d.]+ GB .* but [\d.]+ GB are free: about \d+ steps fit"),
     ],
 )
@@ -230,8 +256,8 @@ def test_what_cannot_work_is_refused_before_anything_compiles(flags, message, tm
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--agent.batch-length", "10"], "carry_every=10 must be divisible by imagination_stride=4"),
-        (["--agent.carry-every", "12"], "batch_length=32 must be divisible by carry_every=12"),
+        (["--agent.batch-length", "10"], r"imagination_stride=4 must divide carry_every=10 \(that of batch_length"),
+        (["--agent.carry-every", "12"], "carry_every=12 must divide batch_length=32"),
         (["--agent.value-bins", "10"], "value_bins=10 must be odd and at least 3"),
         (["--agent.posterior", "both"], "posterior"),
         (["--agent.discount-horizon", "1"], "discount_horizon=1.0 must be above 1"),

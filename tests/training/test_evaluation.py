@@ -135,6 +135,9 @@ def test_policy_samples_with_a_key_and_refuses_a_wrong_reset(run):
         policy(carry, observation[:, None], jnp.zeros(64), reset)
 
 
+EYE = np.zeros((2, 1, 1, 1), np.uint8).astype(int)
+
+
 class AddingAgent:
     """Adds up what it sees of `speed`, and acts as `kind` says."""
 
@@ -160,6 +163,41 @@ def test_a_policy_refuses_numbers_that_are_not_finite_and_names_their_part(array
             policy(carry, bad, *rest)
         after, _ = jax.jit(lambda bad: policy(carry, bad, *rest))(bad)
         assert np.isfinite(after.memory).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"observation": {"kind": np.array([1, 3]), "eye": EYE}}, r"\['kind'\] holds 3 for environment 1, .* Discrete"),
+        ({"observation": {"kind": np.array([-1, 0]), "eye": EYE}}, r"\['kind'\] holds -1 for environment 0"),
+        ({"observation": {"kind": np.zeros(2, int), "eye": 300 + EYE}}, r"\['eye'\] holds 300 for environment 0"),
+        (
+            {"observation": {"kind": np.zeros(2, int), "eye": EYE / 255}},
+            r"\['eye'\] has dtype float.* expected integers",
+        ),
+        ({"observation": {"kin": np.zeros(2, int), "eye": EYE}}, r"the parts \['eye', 'kin'\], expected a dict of"),
+        ({"observation": [np.zeros(2, int), EYE]}, "observation has type list, expected a dict"),
+        ({"observation": {"kind": [0, 0], "eye": EYE}}, r"\['kind'\] is a list, expected an array"),
+        ({"reward": np.zeros(3)}, r"reward has shape \(3,\), expected \(2,\)"),
+        ({"reset": np.array([0.3, 1.0])}, r"reset has dtype float\d+, expected bool"),
+        ({"carry": None}, "carry is a NoneType; begin with that of initial_carry"),
+    ],
+)
+def test_what_is_no_step_of_the_environment_is_refused(changes, message):
+    space = Dict({"kind": Discrete(3), "eye": Box(0, 255, (1, 1, 1), "uint8")})
+    policy = Policy(AddingAgent(), {}, space, Discrete(3))
+    step = {
+        "carry": policy.initial_carry(2), "observation": {"kind": np.zeros(2, int), "eye": EYE},
+        "reward": np.zeros(2), "reset": np.ones(2, bool),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        policy(**(step | changes))
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.0])
+def test_a_carry_is_of_one_environment_at_least(number):
+    with pytest.raises(ValueError, match=r"num_envs=.* must be an integer of at least 1"):
+        Policy(AddingAgent(), {}, Discrete(2), Discrete(3)).initial_carry(number)
 
 
 def test_seed_and_run_that_are_not_there(run, tmp_path):

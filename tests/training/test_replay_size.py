@@ -32,13 +32,15 @@ CONFIG = types.SimpleNamespace(
 # A float32 observation, an int32 action, a float32 reward and three flags; a carry of three float32.
 STEP, CARRY = 4 + 4 + 4 + 3, 12
 REPLAY = 2 * B * (24 * STEP + 24 // K * CARRY)
+# Once more while a checkpoint is written.
+REPLAY *= 2
 # Two of each for every step taken, and the carries of all of them.
 ROLLOUT = 2 * B * 2 * T * (STEP + CARRY)
 
 
 def check():
     agent = types.SimpleNamespace(initial_carry=lambda num_envs: jnp.zeros((num_envs, 3)))
-    replay_size.check_replay_memory(CONFIG, replay_size.replay_buffer(CONFIG), agent, VectorEnv(LateReward()))
+    replay_size.check_replay_memory(CONFIG, agent, VectorEnv(LateReward()))
 
 
 def test_replay_and_a_rollout_are_counted_to_the_byte(monkeypatch):
@@ -47,6 +49,16 @@ def test_replay_and_a_rollout_are_counted_to_the_byte(monkeypatch):
     monkeypatch.setattr(replay_size, "free_memory", lambda: REPLAY + ROLLOUT - 1)
     with pytest.raises(ConfigError, match=r"agent.replay_capacity=96 needs .* for a rollout of agent.num_steps=8"):
         check()
+
+
+def test_a_container_may_have_less_than_the_machine(tmp_path):
+    assert replay_size._free_of_container(tmp_path) is None
+    files = {"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 1\ninactive_file 50\n"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert replay_size._free_of_container(tmp_path) == 350
+    (tmp_path / "memory.max").write_text("max\n")
+    assert replay_size._free_of_container(tmp_path) is None
 
 
 def test_what_fits_is_told(monkeypatch):

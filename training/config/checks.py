@@ -289,14 +289,18 @@ def _actor_problems(config: TrainConfig) -> list[Problem]:
 
 
 def _unbounded(action_space: Any) -> list[str]:
-    """Messages for the parts of an action space that are a Box with an infinite bound."""
+    """Messages for the parts of an action space that are a Box with an infinite bound, or bounds too far apart."""
     import numpy as np
 
     from hippodrome.envs import Box, part_names
 
+    def bounded(part: Any) -> bool:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool(np.isfinite(np.float32(part.high) - np.float32(part.low)).all())
+
     return [
-        f"action space{where} {part!r} must have finite bounds; wrap the environment in one that clips or scales its "
-        "actions"
+        f"action space{where} {part!r} must have finite bounds, whose difference float32 can hold; wrap the "
+        "environment in one that clips or scales its actions"
         for where, part in part_names(action_space)
-        if isinstance(part, Box) and not (np.isfinite(part.low).all() and np.isfinite(part.high).all())
+        if isinstance(part, Box) and not bounded(part)
     ]

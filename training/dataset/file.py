@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ from .checks import check_rows, fitted
 
 FORMAT = "hippodrome episodes"
 VERSION = 1
+# What NumPy, zipfile and zlib raise for a file whose bytes are not what they were.
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error, RuntimeError)
 _FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
@@ -124,7 +127,11 @@ def read_about(path: str | Path) -> About:
     """
     with _opened(path) as file:
         try:
-            said = json.loads(str(file["about"]))
+            text = str(file["about"]) if "about" in file.files else "{}"
+        except _DAMAGED as error:
+            raise _damaged(path, error) from error
+        try:
+            said = json.loads(text)
             if said.pop("format") != FORMAT:
                 raise KeyError("format")
             version = said.pop("version")
@@ -158,8 +165,8 @@ def read_rows(path: str | Path, envs: VectorEnv) -> ReplayStep:
             raise ConfigError(f"{path} lacks the arrays {', '.join(missing)}")
         try:
             arrays = [file[name] for name in names]
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
-            raise ConfigError(f"{path} is damaged: {error}") from error
+        except _DAMAGED as error:
+            raise _damaged(path, error) from error
     steps = jax.tree.unflatten(jax.tree.structure(template), arrays)
     check_rows(steps, template, envs, str(path))
     if (int(steps.reset.sum()), len(steps.reset)) != (about.episodes, about.steps):
@@ -212,12 +219,18 @@ def new_file(path: str | Path) -> Path:
     return path
 
 
+def _damaged(path: str | Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{path} is damaged ({error}); copy or record it again")
+
+
 def _opened(path: str | Path) -> Any:
     try:
         file = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         reason = getattr(error, "strerror", None) or "it is no .npz file"
-        raise ConfigError(f"the data set {path} cannot be read: {reason}") from error
+        raise ConfigError(
+            f"the data set {path} cannot be read: {reason}; if it lies elsewhere, give its path by --dataset"
+        ) from error
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise ConfigError(f"the data set {path} cannot be read: it is no .npz file")
     return file

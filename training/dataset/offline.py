@@ -8,6 +8,7 @@ Legend: `S` steps of the data set, `C` capacity of the stream, `L` steps of a wi
 """
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from hippodrome.training.replay import Replay, ReplayBuffer
 from hippodrome.training.replay_size import require_memory
 
 from .file import About, file_digest, read_rows, require_spaces, row_template
+
+_LOG = logging.getLogger("hippodrome.dataset")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,11 @@ def offline_buffer(config: Any, about: About, agent: Any, envs: VectorEnv) -> Re
         ConfigError: if its spaces are not the environment's, it has no whole window, or memory is too small for it.
     """
     require_spaces(about, envs, f"dataset={config.dataset}")
+    if about.env != config.env.id:
+        _LOG.warning(
+            "dataset=%s is of %s, not env.id=%s: its spaces are the same, the policy is evaluated on the latter",
+            config.dataset, about.env, config.env.id,
+        )  # fmt: skip
     length, every = config.agent.batch_length, config.agent.carry_steps
     if about.steps < length:
         raise ConfigError(

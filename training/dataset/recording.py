@@ -3,7 +3,9 @@
 Legend: `T` steps of a chunk, `B` environments played together.
 """
 
+import logging
 import types
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,11 +23,13 @@ from hippodrome.training.config.schema import EnvConfig
 from hippodrome.training.evaluation.episodes import max_episode_steps, require_ended
 from hippodrome.training.evaluation.evaluate import CheckpointChoice, check_numbers, open_run
 from hippodrome.training.host import running
+from hippodrome.training.replay_size import free_memory, require_memory, tree_bytes
 from hippodrome.training.rollout import record
 from hippodrome.training.step import make_environment
 
 from .file import new_file, write_rows
 
+_LOG = logging.getLogger("hippodrome.dataset")
 _TOGETHER = 64
 _CHUNK = 64
 
@@ -53,11 +57,13 @@ def record_episodes(
         step: which checkpoint, see `load_policy`.
         train_seed: which of the vmapped seeds, see `load_policy`.
 
+    Where it is interrupted (Ctrl-C), the file has the episodes played until then.
+
     Returns:
         `file`, `env`, `policy`, `episodes`, `steps` (rows), `return` (`mean`, `min`, `max` over the episodes).
 
     Raises:
-        ConfigError: for a source that is none, or a path that does not end in .npz.
+        ConfigError: for a source that is none, a path that does not end in .npz, or more episodes than memory holds.
         EpisodeLimitError: if an episode does not end.
         RunFolderError: if the file exists or cannot be written.
     """
@@ -76,8 +82,16 @@ def record_episodes(
         agent = types.SimpleNamespace(
             act=partial(agent.act, deterministic=deterministic), initial_carry=agent.initial_carry
         )
+    rows: list[ReplayStep] = []
     with running(envs):
-        rows = play_episodes(agent, envs, params, jax.random.key(seed), num_episodes=episodes)
+        try:
+            for together in play_episodes(agent, envs, params, jax.random.key(seed), num_episodes=episodes):
+                rows += together
+                _require_memory(rows, episodes)
+        except KeyboardInterrupt:
+            if not rows:
+                raise
+            _LOG.warning("stopped: %d of %d episodes were played and are written", len(rows), episodes)
     written = write_rows(path, rows, envs, env=env_config.id, policy=policy)
     returns = [float(each.reward.sum()) for each in rows]
     return {
@@ -102,8 +116,8 @@ def recording_table(result: dict[str, Any]) -> Table:
 
 def play_episodes(
     agent: Any, envs: VectorEnv, params: Any, key: Key[Array, ""], *, num_episodes: int
-) -> list[ReplayStep]:
-    """The rows of each episode, `[its actions + 1, ...]`: the first of each of as many environments.
+) -> Iterator[list[ReplayStep]]:
+    """The rows of each episode, `[its actions + 1, ...]`, 64 at a time: the first of each of as many environments.
 
     Args:
         agent: who acts, by `initial_carry` and `act`.
@@ -125,7 +139,6 @@ def play_episodes(
         state, carry, stream, _ = record(agent, envs, params, state, carry, noise, num_steps=_CHUNK, first_env=first)
         return state, carry, stream.steps, stream.valid
 
-    found: list[ReplayStep] = []
     for first in range(0, num_episodes, together):
         state, carry = begin(first)
         parts: list[list[ReplayStep]] = [[] for _ in range(min(together, num_episodes - first))]
@@ -139,8 +152,16 @@ def play_episodes(
             if ended.all():
                 break
         require_ended(ended, envs)
-        found += [jax.tree.map(lambda *each: np.concatenate(each), *part) for part in parts]
-    return found
+        yield [jax.tree.map(lambda *each: np.concatenate(each), *part) for part in parts]
+
+
+def _require_memory(rows: list[ReplayStep], episodes: int) -> None:
+    """Raise ConfigError unless memory holds the episodes still to come, twice, if they are like the first ones."""
+    if len(rows) == min(_TOGETHER, episodes):
+        each = sum(map(tree_bytes, rows)) / len(rows)
+        parts = {"for them": int(each * (episodes - len(rows))), "for a copy to be written": int(each * episodes)}
+        fits = int((free_memory() or 0) / (2 * each))
+        require_memory(f"episodes={episodes}", parts, f"about {fits} fit; record fewer, or several files")
 
 
 def _until_end(steps: ReplayStep, valid: np.ndarray, env: int) -> ReplayStep:

@@ -16,7 +16,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Key
 
 from hippodrome.agents import Agent
-from hippodrome.envs import Timestep, check_batch, null_action, part_names
+from hippodrome.envs import Box, Timestep, check_batch, null_action, part_names
 from hippodrome.training.errors import ConfigError
 
 
@@ -48,7 +48,9 @@ class Policy:
         self.action_space = action_space
 
     def initial_carry(self, num_envs: int) -> PolicyCarry:
-        """The carry before the first step."""
+        """The carry before the first step. Raises ValueError for fewer than one environment."""
+        if not isinstance(num_envs, int | np.integer) or num_envs < 1:
+            raise ValueError(f"num_envs={num_envs!r} must be an integer of at least 1")
         null = null_action(self.action_space)
         repeated = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_envs, *leaf.shape)), null)
         return PolicyCarry(self.agent.initial_carry(num_envs), repeated)
@@ -71,16 +73,23 @@ class Policy:
             key: to sample the action; without one it is the most likely one.
 
         Raises:
-            ValueError: if `reset` has not one flag for each environment of the carry, `observation` is not an element
-                of the space for each, or it holds a number that is not finite (judged where it is in host memory, and
-                not while it is traced).
+            ValueError: if `carry` is not one of this policy's, `reset` or `reward` has not one number for each of its
+                environments, `observation` is not an element of the space for each, or it holds a number that is not
+                finite or out of a discrete space or a picture's range (judged where it is in host memory, and not
+                while it is traced).
         """
+        if not isinstance(carry, PolicyCarry):
+            raise ValueError(f"carry is a {type(carry).__name__}; begin with that of initial_carry(num_envs)")
+        if jnp.issubdtype(jnp.result_type(reset), jnp.inexact):
+            raise ValueError(f"reset has dtype {jnp.result_type(reset)}, expected bool")
         reset = jnp.asarray(reset, bool)
         num_envs = jax.tree.leaves(carry.previous_action)[0].shape[0]
         if reset.shape != (num_envs,):
             raise ValueError(f"reset has shape {reset.shape}, expected ({num_envs},), one flag for each environment")
         check_batch("observation", observation, self.observation_space, num_envs)
-        _require_finite(observation, self.observation_space)
+        if jnp.shape(reward) != (num_envs,):
+            raise ValueError(f"reward has shape {jnp.shape(reward)}, expected ({num_envs},), one for each environment")
+        _require_values(observation, self.observation_space)
         return _step(self.agent, self.action_space, self.params, carry, observation, reward, reset, key)
 
 
@@ -110,10 +119,13 @@ def _takes_env(factory: Callable) -> bool:
         return False
 
 
-def _require_finite(observation: Any, space: Any) -> None:
-    """Raise ValueError for a number that is not finite, naming its part; what must be fetched is not looked at."""
-    for (where, _), leaf in zip(part_names(space), jax.tree.leaves(observation), strict=True):
-        if not _in_host_memory(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+def _require_values(observation: Any, space: Any) -> None:
+    """Raise ValueError for a number that cannot be one of its part; what must be fetched is not looked at."""
+    for (where, part), leaf in zip(part_names(space), jax.tree.leaves(observation), strict=True):
+        if not _in_host_memory(leaf):
+            continue
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
+            _require_range(f"observation{where}", np.asarray(leaf), part)
             continue
         wrong = ~np.isfinite(np.asarray(leaf))
         if wrong.any():
@@ -122,6 +134,21 @@ def _require_finite(observation: Any, space: Any) -> None:
                 f"observation{where} holds {np.asarray(leaf)[wrong][0]} for environment {env}, but must be finite: the "
                 "policy's memory would not be rid of it; mend the environment, or begin a new episode there"
             )
+
+
+def _require_range(what: str, value: np.ndarray, part: Any) -> None:
+    """Raise ValueError for an integer that is no choice of a discrete part, or out of the bounds of whole numbers."""
+    low: Any = 0
+    if isinstance(part, Box):
+        if not jnp.issubdtype(part.dtype, jnp.integer):
+            return
+        low, high = part.low, part.high
+    else:
+        high = np.asarray(getattr(part, "nvec", getattr(part, "n", 0))) - 1
+    wrong = (value < low) | (value > high)
+    if wrong.any():
+        env = int(np.argwhere(wrong)[0][0])
+        raise ValueError(f"{what} holds {value[wrong][0]} for environment {env}, which is not in {part!r}")
 
 
 def _in_host_memory(leaf: Any) -> bool:

@@ -33,7 +33,7 @@ from .prediction_parts import Part, observation_parts
 
 PREDICTION_FILE = "prediction.json"
 PICTURE_FILE = "prediction.png"
-VIDEO_FILE = "prediction.gif"
+VIDEO_FILES = "prediction.gif", "prediction-{}.gif"
 _HORIZON = 32
 _SHOWN = 4
 _SCALE = 4
@@ -53,8 +53,8 @@ def predict_run(
     """Plays episodes with a run's policy and asks its world model what it expects after `context` observations.
 
     Writes prediction.json, prediction.png (reward and continuation by step, with pictures where the environment has
-    them), prediction.gif (what was seen, what was expected and the difference, where it has pictures), and the same
-    picture for TensorBoard.
+    them), prediction.gif (what was seen, what was expected and the difference, where it has pictures; of a second
+    picture prediction-2.gif), and the same picture for TensorBoard. Of a stack of frames, the last one is shown.
 
     Args:
         run: the folder of a run of Dreamer.
@@ -205,19 +205,29 @@ def _save(
     run: Path, result: dict, steps: ReplayStep, there: np.ndarray, expected: Prediction, parts: list[Part], *,
     tensorboard: bool,
 ) -> None:  # fmt: skip
-    pictures = [part for part in parts if part.kind == "image"]
-    png = draw_prediction(result, steps, there, expected, pictures)
+    pictures = [
+        part._replace(true=_shown_channels(part.true), expected=_shown_channels(part.expected))
+        for part in parts
+        if part.kind == "image"
+    ]
     try:
         write_json(run / PREDICTION_FILE, result)
+        png = draw_prediction(result, steps, there, expected, pictures)
         write_picture(run / PICTURE_FILE, png)
-        if pictures:
-            write_picture(run / VIDEO_FILE, video(pictures[0].true, pictures[0].expected, there, result["context"]))
+        for number, part in enumerate(pictures, start=1):
+            name = VIDEO_FILES[number > 1].format(number)
+            write_picture(run / name, video(part.true, part.expected, there, result["context"]))
     except OSError as error:
         raise RunFolderError(f"{run / PREDICTION_FILE} cannot be written: {error.strerror}") from error
     if tensorboard:
         events = EventWriter(run, suffix=".prediction")
         events.image("prediction", png, result["env_steps"])
         events.close()
+
+
+def _shown_channels(picture: np.ndarray) -> np.ndarray:
+    """The last frame of a stack: three channels where their number is a multiple of three, else one."""
+    return picture[..., -3:] if picture.shape[-1] % 3 == 0 else picture[..., -1:]
 
 
 def draw_prediction(
@@ -265,7 +275,7 @@ def video(true: np.ndarray, model: np.ndarray, there: np.ndarray, context: int) 
     A green frame means that the model has seen the observation, a red one that it is on its own.
 
     Args:
-        true, model: `[T, N, height, width, channels]`, values in [0, 1].
+        true, model: `[T, N, height, width, channels]`, one channel or three, values in [0, 1].
         there: bool `[T, N]`; after its end an episode stands still, until the longest has ended.
         context: X.
     """
@@ -279,7 +289,7 @@ def video(true: np.ndarray, model: np.ndarray, there: np.ndarray, context: int) 
         rows = [true[now], model[now], 0.5 + 0.5 * (model[now] - true[now])]
         columns = [np.concatenate(list(row), axis=1) for row in rows]
         picture = np.clip(np.concatenate(columns, axis=0), 0.0, 1.0)
-        picture = np.broadcast_to(picture, (*picture.shape[:2], 3)) if picture.shape[-1] == 1 else picture[..., :3]
+        picture = np.broadcast_to(picture, (*picture.shape[:2], 3))
         large = np.kron(np.round(255 * picture).astype(np.uint8), np.ones((_SCALE, _SCALE, 1), np.uint8))
         colour = _BORDER["observed" if t < context else "predicted"]
         images.append(Image.fromarray(np.pad(large, ((6, 0), (0, 0), (0, 0)))))
