@@ -103,8 +103,7 @@ def ppo_cell(num_envs: int) -> Cell:
     return Cell(f"PPO, {num_envs} environments", "popgym", (*flags.split(), *minibatches))
 
 
-# Arms of benchmarks/distractors.py. More and smaller updates than shipped, of which the pendulum wants thousands.
-_PENDULUM = "--agent.train-ratio 32 --agent.batch-size 8 --agent.image-depth 2"
+# Arms of benchmarks/distractors.py.
 _HRSSM = "--agent.latent-coef 1 --agent.mask-ratio 0.5 --agent.mask-patch 5 --agent.bisimulation-coef 1"
 PIXEL_ARMS = {
     "reconstruction": (),
@@ -148,8 +147,7 @@ GROUPS: dict[str, list[Cell]] = {
         cell(
             f"{background}: {arm}",
             "dreamer-pendulum",
-            *("--env.kwargs", f"background={background}", "size=32", *_PENDULUM.split(), *flags),
-            steps=15_360,
+            *("--env.kwargs", f"background={background}", "size=32", *flags),
         )
         for background in ("clean", "noise")
         for arm, flags in PIXEL_ARMS.items()
