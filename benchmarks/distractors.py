@@ -210,18 +210,19 @@ def measure(background: str, arm: str, seed: int, updates: int) -> dict[str, flo
 def table(results: dict[str, dict[str, Any]], seeds: list[int]) -> str:
     """Means over seeds, with the 95 % bootstrap interval of the state's."""
     lines = [
-        "| Background | Arm | State R² | State R², held out | Distractor R² | Distractor R², held out | Time (s) |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| Background | Arm | Seeds | State R² | State R², held out | of which speed | Distractor R² | "
+        "Distractor R², held out | Time (s) |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for background in BACKGROUNDS:
         for arm in ARMS:
             found = [results[key] for seed in seeds if (key := f"{background}/{arm}/{seed}") in results]
             if not found:
                 continue
-            cells = [background, arm]
-            for name in ("state_seen", "state_held_out", "distractor_seen", "distractor_held_out"):
-                values = [each[name] for each in found]
-                if None in values:  # nothing of it varies
+            cells = [background, arm, str(len(found))]
+            for name in ("state_seen", "state_held_out", "speed_held_out", "distractor_seen", "distractor_held_out"):
+                values = [each[name] for each in found if name in each]  # the oldest do not tell the speed alone
+                if None in values or not values:  # nothing of it varies
                     cells.append("-")
                     continue
                 mean = statistics.mean(values)
