@@ -121,7 +121,7 @@ GROUPS: dict[str, list[Cell]] = {
     "ppo": [ppo_cell(num_envs) for num_envs in (4, 16, 64)],
     "backbones": [
         *backbone_cells("dreamer-repeat-previous", 40_000, ONE_LAYER),
-        *backbone_cells("dreamer-memory-chain", None, TWO_LAYERS, "--agent.uniform-mix", "0.01"),
+        *backbone_cells("dreamer-memory-chain", 30_000, TWO_LAYERS, "--agent.uniform-mix", "0.01"),
         *backbone_cells("dreamer", 20_000, ONE_LAYER),
     ],
     "actor-input": [
@@ -138,10 +138,10 @@ GROUPS: dict[str, list[Cell]] = {
         for unit in ("0.02", "1")
     ],
     "rare-rewards": [
-        cell("as shipped", "dreamer-memory-chain"),
-        cell("reward_coef 1", "dreamer-memory-chain", "--agent.reward-coef", "1"),
-        cell("entropy_coef 3e-4", "dreamer-memory-chain", "--agent.entropy-coef", "3e-4"),
-        cell("uniform_mix 0.01", "dreamer-memory-chain", "--agent.uniform-mix", "0.01"),
+        cell("as shipped", "dreamer-memory-chain", steps=30_000),
+        cell("reward_coef 1", "dreamer-memory-chain", "--agent.reward-coef", "1", steps=30_000),
+        cell("entropy_coef 3e-4", "dreamer-memory-chain", "--agent.entropy-coef", "3e-4", steps=30_000),
+        cell("uniform_mix 0.01", "dreamer-memory-chain", "--agent.uniform-mix", "0.01", steps=30_000),
     ],
     "distractor-returns": [
         cell(
