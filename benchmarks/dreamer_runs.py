@@ -144,11 +144,7 @@ GROUPS: dict[str, list[Cell]] = {
         cell("uniform_mix 0.01", "dreamer-memory-chain", "--agent.uniform-mix", "0.01", steps=30_000),
     ],
     "distractor-returns": [
-        cell(
-            f"{background}: {arm}",
-            "dreamer-pendulum",
-            *("--env.kwargs", f"background={background}", "size=32", *flags),
-        )
+        cell(f"{background}: {arm}", "dreamer-pendulum", "--env.kwargs", f"background={background}", "size=32", *flags)
         for background in ("clean", "noise")
         for arm, flags in PIXEL_ARMS.items()
     ],
