@@ -56,18 +56,18 @@ def replay_buffer(config: Any) -> ReplayBuffer:
 
 
 def check_learns(config: Any) -> None:
-    """Raise ConfigError if a run ends before its learner's first update."""
+    """Raise ConfigError if a run is sure to end before its learner's first update."""
     agent, num_envs = config.agent, config.env.num_envs
     first = 0
-    if config.dataset is None:  # a stream that begins has a step for each one taken, and its first observation
-        first = -(-(agent.batch_length - 1) // agent.num_steps)
+    if config.dataset is None:  # two steps of a stream for each one taken, at most: where every episode has one
+        first = -(-agent.batch_length // (2 * agent.num_steps))
     updates = updates_per_step(config)
     due = int(config.num_updates * updates) - int(max(0, first - 1) * updates)
     if config.num_updates >= first and due >= 1:
         return
     raise ConfigError(
         f"total_env_steps={config.total_env_steps} ends before anything is learnt: each of the "
-        f"env.num_envs={num_envs} environments must take agent.batch_length={agent.batch_length} steps before the "
+        f"env.num_envs={num_envs} environments must show agent.batch_length={agent.batch_length} steps before its "
         f"first window is whole, and agent.train_ratio={agent.train_ratio} then gives {float(updates):.3g} updates of "
         f"agent.batch_size={agent.batch_size} windows for each {config.steps_per_update} steps; raise total_env_steps "
         "or agent.train_ratio, or lower agent.batch_length or agent.batch_size"

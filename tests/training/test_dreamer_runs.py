@@ -238,7 +238,7 @@ def test_two_devices_equal_one_whatever_the_shards_of_each():
             r"agent.replay_capacity=48 must be at least 64: each of the env.num_envs=4",
         ),
         (
-            ["--total-env-steps", "32", "--agent.batch-length", "16", "--agent.replay-capacity", "128"],
+            ["--total-env-steps", "32", "--agent.batch-length", "24", "--agent.replay-capacity", "192"],
             "total_env_steps=32 ends before anything is learnt",
         ),
         (["--agent.train-ratio", "1e-9"], r"agent.train_ratio=1e-09 then gives 0 updates"),

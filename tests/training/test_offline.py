@@ -223,6 +223,14 @@ def test_what_cannot_work_is_refused_before_anything_compiles(flags, message, re
     assert not (tmp_path / "run").exists()
 
 
+def test_a_data_set_of_another_environment_with_the_same_spaces_is_told(recorded, caplog):
+    about = dataset.read_about(recorded)
+    make_experiment(tiny(recorded), about)
+    assert "not env.id=" not in caplog.text
+    make_experiment(tiny(recorded), dataclasses.replace(about, env="tests/Elsewhere"))
+    assert "is of tests/Elsewhere, not env.id=popgym/RepeatPreviousEasy" in caplog.text
+
+
 def test_ppo_is_refused_by_name(recorded, tmp_path):
     with pytest.raises(ConfigError, match=r"needs an agent that learns from replay, such as dreamer; agent\.kind=ppo"):
         train(tiny_config(dataset=recorded), run_dir=tmp_path / "run")

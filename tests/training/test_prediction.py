@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from hippodrome.envs import Box, Dict, Discrete, MultiDiscrete, Tuple
-from hippodrome.training.inspection.prediction import _shown_channels, video
-from hippodrome.training.inspection.prediction_parts import observation_parts
+from hippodrome.training.inspection.prediction import _shown_channels, write_videos
+from hippodrome.training.inspection.prediction_parts import Part, observation_parts
 
 LOG = np.log
 
@@ -47,11 +47,12 @@ def test_every_kind_of_part_has_an_error_by_hand():
 
 
 @pytest.mark.parametrize(("channels", "shown"), [(1, [0]), (2, [1]), (3, [0, 1, 2]), (4, [3]), (6, [3, 4, 5])])
-def test_of_a_stack_of_frames_the_last_is_shown(channels, shown):
+def test_of_a_stack_of_frames_the_last_is_shown_and_every_picture_has_a_gif(channels, shown, tmp_path):
     frames = np.broadcast_to(np.arange(channels) / 8.0, (2, 1, 4, 4, channels))
     found = _shown_channels(frames)
     assert (found * 8).astype(int)[0, 0, 0, 0].tolist() == shown
-    assert video(found, found, np.ones((2, 1), bool), 1)[:3] == b"GIF"
+    write_videos(tmp_path, [Part("image", "", found, found)] * 2, np.ones((2, 1), bool), 1)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["prediction-2.gif", "prediction.gif"]
 
 
 def test_a_part_alone_has_no_place_and_a_huge_output_stays_finite():

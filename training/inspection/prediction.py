@@ -33,7 +33,7 @@ from .prediction_parts import Part, observation_parts
 
 PREDICTION_FILE = "prediction.json"
 PICTURE_FILE = "prediction.png"
-VIDEO_FILES = "prediction.gif", "prediction-{}.gif"
+VIDEO_FILE = "prediction.gif"
 _HORIZON = 32
 _SHOWN = 4
 _SCALE = 4
@@ -214,9 +214,7 @@ def _save(
         write_json(run / PREDICTION_FILE, result)
         png = draw_prediction(result, steps, there, expected, pictures)
         write_picture(run / PICTURE_FILE, png)
-        for number, part in enumerate(pictures, start=1):
-            name = VIDEO_FILES[number > 1].format(number)
-            write_picture(run / name, video(part.true, part.expected, there, result["context"]))
+        write_videos(run, pictures, there, result["context"])
     except OSError as error:
         raise RunFolderError(f"{run / PREDICTION_FILE} cannot be written: {error.strerror}") from error
     if tensorboard:
@@ -267,6 +265,15 @@ def draw_prediction(
     file = io.BytesIO()
     FigureCanvasAgg(figure).print_png(file)
     return file.getvalue()
+
+
+def write_videos(run: Path, pictures: list[Part], there: np.ndarray, context: int) -> None:
+    """A GIF for each picture of the observation: prediction.gif, prediction-2.gif, ...; arguments as of `video`."""
+    for number, part in enumerate(pictures, start=1):
+        path = run / VIDEO_FILE
+        if number > 1:
+            path = path.with_stem(f"{path.stem}-{number}")
+        write_picture(path, video(part.true, part.expected, there, context))
 
 
 def video(true: np.ndarray, model: np.ndarray, there: np.ndarray, context: int) -> bytes:
