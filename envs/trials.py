@@ -116,6 +116,11 @@ class Trials(Environment):
         """K: trials in a meta-episode at most; where the number of steps is given, one for each step."""
         return self._most
 
+    def reset_pool_size(self, num_steps: int) -> int:
+        """Meta-episodes that can end within `num_steps` steps, each trial at least one; 0 where that saves nothing."""
+        most = -(-num_steps // self._most)
+        return most if most < num_steps else 0
+
     def sample_task(self, key: Key[Array, ""], params: Any) -> Any:
         """Parameters of a task; `reset_env` draws one itself."""
         return self.env.sample_task(key, params)

@@ -22,8 +22,8 @@ class Ladder(Environment):
 
     can_truncate = True
 
-    def __init__(self, truncates=False):
-        self.truncates = truncates
+    def __init__(self, truncates=False, length=LENGTH):
+        self.truncates, self.length = truncates, length
 
     @property
     def default_params(self):
@@ -39,11 +39,11 @@ class Ladder(Environment):
 
     def step_env(self, key, state, action, params):
         state = state.replace(time=state.time + 1)
-        ended = (state.time >= LENGTH) & (not self.truncates)
+        ended = (state.time >= self.length) & (not self.truncates)
         return (state.start + state.time)[None], state, params["worth"] * action, ended, {}
 
     def is_truncated(self, state, params):
-        return (state.time >= LENGTH) & self.truncates
+        return (state.time >= self.length) & self.truncates
 
     def observation_space(self, params):
         return Box(0.0, 10.0, (1,))
@@ -128,6 +128,25 @@ def test_memory_is_cleared_between_meta_episodes_alone_and_each_has_a_task_of_it
     )
     np.testing.assert_allclose(outcomes[5].episode_return, 6 * worths[0], rtol=1e-6)
     assert (np.asarray(state.timestep.observation["first_step"]) == 1).all()
+
+
+@pytest.mark.parametrize("budget", [{"trials": 1}, {"trials": 2}, {"trials": 3}, {"steps": 5}, {"trials": 20}])
+def test_tasks_are_drawn_ahead_for_as_many_meta_episodes_as_can_end(budget):
+    steps = 9
+    # Trials of a single step, the shortest there are; then rollouts begin anywhere in a meta-episode.
+    vector = VectorEnv(Trials(Ladder(length=1), **budget), num_steps=steps)
+    state = vector.reset(environment_keys(jax.random.key(0), 0, 2))
+    begin, step = jax.jit(vector.begin_rollout), jax.jit(vector.step)
+    actions, worths = jnp.zeros(2, jnp.int32), [[], []]
+    for _ in range(4):
+        state = begin(state)
+        for _ in range(steps):
+            state, outcome = step(state, actions)
+            for index in np.flatnonzero(outcome.ended):
+                worths[index].append(float(state.env_state.task["worth"][index]))
+    met = 4 * steps // next(iter(budget.values()))
+    assert len(worths[0]) == len(worths[1]) == met
+    assert len(set(worths[0] + worths[1])) == 2 * met
 
 
 @pytest.mark.parametrize(
