@@ -23,7 +23,12 @@ from meta_references import bandit_reference, tabular_reference
 
 from hippodrome.training.config import load_config
 from hippodrome.training.config.checks import build_env
-from hippodrome.training.evaluation.adaptation import evaluate_adaptation, play_meta_episodes, split_env
+from hippodrome.training.evaluation.adaptation import (
+    begin_meta_episodes,
+    evaluate_adaptation,
+    play_meta_episodes,
+    split_env,
+)
 from hippodrome.training.evaluation.evaluate import restore_run
 from hippodrome.training.evaluation.statistics import nested_interval
 
@@ -83,11 +88,12 @@ def totals(folder: Path) -> tuple[np.ndarray, Any]:
     experiment, state, _ = restore_run(folder, config, "last")
     env, given = build_env(split_env(config.env, "held-out-tasks", None))
 
+    begin_key, act_key = jax.random.split(jax.random.key(1))
+    start = begin_meta_episodes(env, begin_key, num_episodes=TASKS, given=given)
+
     @jax.jit
     def play(params: Any) -> Any:
-        played = play_meta_episodes(
-            experiment.agent, env, params, jax.random.key(1), num_episodes=TASKS, deterministic=False, given=given
-        )
+        played = play_meta_episodes(experiment.agent, env, params, start, act_key, deterministic=False, given=given)
         return played.trial_returns.sum(-1), played.task
 
     returns, tasks = jax.device_get(jax.jit(lambda all_params: jax.lax.map(play, all_params))(state.learner.params))

@@ -121,15 +121,18 @@ class Projection(Environment):
         if self.identity:
             return self._task(inner, *self._padding())
         key = seeded_key(projection_key, held_out=holds_out_projections(self.split), kind=2)
-        observation_key, action_key = jax.random.split(key)
         shape = (self.observation_size, self._width)
-        observation = jax.random.normal(observation_key, shape) / math.sqrt(self._width)
-        if not self.actions:
+        if not self.actions or isinstance(self._acted, Discrete):
+            observation_key, action_key = jax.random.split(key)
+            observation = jax.random.normal(observation_key, shape)
             action = self._padding()[1]
-        elif isinstance(self._acted, Discrete):
-            action = jax.random.permutation(action_key, self.action_size).astype(jnp.int32)
+            if self.actions:
+                action = jax.random.permutation(action_key, self.action_size).astype(jnp.int32)
         else:
-            action = jax.random.normal(action_key, (self._actions, self.action_size)) / math.sqrt(self.action_size)
+            numbers = jax.random.normal(key, (math.prod(shape) + self._actions * self.action_size,))
+            observation = numbers[: math.prod(shape)].reshape(shape)
+            action = numbers[math.prod(shape) :].reshape(self._actions, self.action_size) / math.sqrt(self.action_size)
+        observation = observation / math.sqrt(self._width)
         return self._task(inner, observation, action)
 
     def reset_env(self, key: Key[Array, ""], params: ProjectionParams) -> tuple[Array, Any]:

@@ -19,6 +19,7 @@ from hippodrome.training.config import load_config
 from hippodrome.training.errors import ConfigError
 from hippodrome.training.evaluation.adaptation import (
     Adaptation,
+    begin_meta_episodes,
     evaluate_adaptation,
     play_meta_episodes,
     summarize_adaptation,
@@ -83,9 +84,9 @@ def counting_agent():
 
 def test_every_trial_is_counted_and_memory_goes_through_all_of_them():
     env = Trials(Walk(), trials=3)
-    played = play_meta_episodes(
-        counting_agent(), env, None, jax.random.key(0), num_episodes=6, deterministic=True, given=env.default_params
-    )
+    given = env.default_params
+    start = begin_meta_episodes(env, jax.random.key(0), num_episodes=6, given=given)
+    played = play_meta_episodes(counting_agent(), env, None, start, jax.random.key(1), deterministic=True, given=given)
     assert played.trials.tolist() == [3] * 6 and played.trial_returns.shape == (6, 3)
     assert len(np.unique(played.task["worth"])) == 6
     lengths_seen = set()

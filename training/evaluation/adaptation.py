@@ -18,7 +18,7 @@ from rich.table import Table
 from hippodrome.agents import Agent
 from hippodrome.envs import Outcome, environment_keys, longest_episode
 from hippodrome.envs.mixture import MixtureParams
-from hippodrome.envs.trials import Trials
+from hippodrome.envs.trials import Trials, TrialsState
 from hippodrome.envs.vector import first_timestep, next_timestep
 from hippodrome.training.checkpoint.files import write_json
 from hippodrome.training.config import EnvConfig, load_config
@@ -31,6 +31,7 @@ from .evaluate import CheckpointChoice, check_numbers, chosen_params, restore_ru
 from .statistics import nested_interval
 
 PERCENTILE = 20
+Start = tuple[Any, TrialsState]
 
 
 class Adaptation(NamedTuple):
@@ -47,30 +48,43 @@ class Adaptation(NamedTuple):
     task: Any
 
 
+def begin_meta_episodes(env: Trials, key: Key[Array, ""], *, num_episodes: int, given: Any) -> Start:
+    """First observations and states of meta-episodes, leaves `[E, ...]`, a task each.
+
+    A program of its own: drawing tasks takes longer to compile than playing them, and is the same for every policy.
+
+    Args:
+        env: where.
+        key: of tasks and start states.
+        num_episodes: E.
+        given: the environment's own parameters, that tasks are drawn from.
+    """
+    keys = environment_keys(key, 0, num_episodes)
+    return jax.jit(jax.vmap(env.reset_env, in_axes=(0, None)))(keys, given)
+
+
 def play_meta_episodes(
-    agent: Agent, env: Trials, params: Any, key: Key[Array, ""], *, num_episodes: int, deterministic: bool, given: Any
+    agent: Agent, env: Trials, params: Any, start: Start, key: Key[Array, ""], *, deterministic: bool, given: Any
 ) -> Adaptation:
-    """One meta-episode in each of `num_episodes` environments; pure.
+    """Plays meta-episodes to their ends; pure.
 
     Args:
         agent, params: who plays.
         env: where.
-        key: of tasks, environments and actions.
-        num_episodes: E.
+        start: from `begin_meta_episodes`.
+        key: of environments and actions.
         deterministic: whether the most likely action is taken.
-        given: the environment's own parameters, that tasks are drawn from.
+        given: the environment's own parameters.
     """
-    env_key, act_key = jax.random.split(key)
-    keys = environment_keys(env_key, 0, num_episodes)
-    observation, state = jax.vmap(env.reset_env, in_axes=(0, None))(keys, given)
+    observation, state = start
+    num_episodes = len(state.time)
     space = env.action_space(given)
     timestep = jax.vmap(lambda observation: first_timestep(observation, space))(observation)
 
     def act(loop, t):
         state, timestep, carry, done = loop
         act_keys, step_keys = (
-            environment_keys(jax.random.fold_in(jax.random.fold_in(act_key, t), which), 0, num_episodes)
-            for which in (0, 1)
+            environment_keys(jax.random.fold_in(jax.random.fold_in(key, t), which), 0, num_episodes) for which in (0, 1)
         )
         carry, decision = agent.act(params, carry, timestep, act_keys, deterministic=deterministic)
         action = decision.env_action
@@ -133,7 +147,8 @@ def evaluate_adaptation(
     failed = np.atleast_1d(np.asarray(state.failed_update)) >= 0
     if failed.all():
         raise ConfigError(f"every seed of the run {run} failed; there is nothing to evaluate")
-    key = jax.random.key(seed)
+    begin_key, act_key = jax.random.split(jax.random.key(seed))
+    start = begin_meta_episodes(env, begin_key, num_episodes=episodes, given=given)
     result: dict[str, Any] = {
         "env": config.env.id,
         "split": split,
@@ -150,10 +165,14 @@ def evaluate_adaptation(
     names = _member_names(env)
     best = {name: _oracle_return(folder, name, split, episodes, seed) for name, folder in _oracles(oracles, names)}
     for choice, deterministic in (("deterministic", True), ("sampled", False)):
-        options: dict[str, Any] = {"num_episodes": episodes, "deterministic": deterministic, "given": given}
-        play = partial(play_meta_episodes, experiment.agent, env, **options)
-        # Seeds in turn, as one after the other asks for less memory.
-        played = jax.device_get(jax.jit(partial(jax.lax.map, lambda one, play=play: play(one, key)))(params))
+        play = partial(play_meta_episodes, experiment.agent, env, deterministic=deterministic, given=given)
+
+        @jax.jit
+        def play_seeds(params, start, key, play=play):
+            # Seeds in turn, as one after the other asks for less memory.
+            return jax.lax.map(lambda one: play(one, start, key), params)
+
+        played = jax.device_get(play_seeds(params, start, act_key))
         kept = jax.tree.map(lambda leaf: leaf[~failed], played)
         result[choice] = summarize_adaptation(kept, names, best)
     _save(Path(run), result)
