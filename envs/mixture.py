@@ -92,10 +92,11 @@ class Mixture(Environment):
 
     def sample_task(self, key: Key[Array, ""], params: MixtureParams) -> MixtureParams:
         """Draws which environment, and a task of it."""
-        member_key, *keys = jax.random.split(key, 1 + len(self._envs))
+        member_key, task_key = jax.random.split(key)
         member = jax.random.randint(member_key, (), 0, len(self._envs))
-        drawn = zip(self._envs, keys, params.members, strict=True)
-        return self._task(member, tuple(env.sample_task(key, part) for env, key, part in drawn))
+        # One of them counts, so all may be drawn by the same key: the same draws are compiled once.
+        drawn = zip(self._envs, params.members, strict=True)
+        return self._task(member, tuple(env.sample_task(task_key, part) for env, part in drawn))
 
     def reset_env(self, key: Key[Array, ""], params: MixtureParams) -> tuple[Any, MixtureState]:
         """Begins an episode of the task's environment."""

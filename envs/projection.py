@@ -6,6 +6,7 @@ Source: Lu et al. 2023 (Structured state space models for in-context reinforceme
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -28,13 +29,23 @@ class ProjectionParams(EnvParams):
     Attributes:
         max_steps_in_episode: that of the task.
         inner: parameters of the environment within.
-        observation: float32 `[N, n]`.
-        action: float32 `[m, M]`; int32 `[M]`, a permutation, where actions are discrete.
+        observation: float32 `[N, n]`; nothing where there is no projection.
+        action: float32 `[m, M]`; int32 `[M]`, a permutation, where actions are discrete; nothing without projection.
     """
 
     inner: Any = None
     observation: Any = 0.0
     action: Any = 0
+
+
+def padded(envs: Mapping[str, Environment]) -> dict[str, Environment]:
+    """The same environments with observations and actions padded to the widest: members of a `Mixture`."""
+    alone = [Projection(env, identity=True) for env in envs.values()]
+    sizes = {
+        "observation_size": max(env.observation_size for env in alone),
+        "action_size": max(env.action_size for env in alone),
+    }
+    return {name: Projection(env, identity=True, **sizes) for name, env in envs.items()}
 
 
 class Projection(Environment):
@@ -108,7 +119,7 @@ class Projection(Environment):
     @property
     def default_params(self) -> ProjectionParams:
         """The default task, padded and not projected."""
-        return self._task(self.env.default_params, *self._padding())
+        return self._task(self.env.default_params, *(((), ()) if self.identity else self._padding()))
 
     def longest_episode(self, params: ProjectionParams) -> int | None:
         """Steps of an episode at most."""
@@ -116,10 +127,10 @@ class Projection(Environment):
 
     def sample_task(self, key: Key[Array, ""], params: ProjectionParams) -> ProjectionParams:
         """Draws the task within and both projections."""
+        if self.identity:
+            return self._task(self.env.sample_task(key, params.inner), (), ())
         task_key, projection_key = jax.random.split(key)
         inner = self.env.sample_task(task_key, params.inner)
-        if self.identity:
-            return self._task(inner, *self._padding())
         key = seeded_key(projection_key, held_out=holds_out_projections(self.split), kind=2)
         shape = (self.observation_size, self._width)
         if not self.actions or isinstance(self._acted, Discrete):
@@ -147,10 +158,11 @@ class Projection(Environment):
 
     def to_inner(self, action: Array, params: ProjectionParams) -> Array:
         """What an action does in the environment within."""
+        matrix = self._padding()[1] if self.identity else params.action
         if isinstance(self._acted, Discrete):
-            return params.action[action] % self._actions
+            return matrix[action] % self._actions
         low, high = jnp.asarray(self._acted.low), jnp.asarray(self._acted.high)
-        turned = jnp.clip(params.action @ jnp.clip(action, -1.0, 1.0), -1.0, 1.0).reshape(self._acted.shape)
+        turned = jnp.clip(matrix @ jnp.clip(action, -1.0, 1.0), -1.0, 1.0).reshape(self._acted.shape)
         return low + 0.5 * (turned + 1.0) * (high - low)
 
     def is_truncated(self, state: Any, params: ProjectionParams) -> Array:
@@ -168,7 +180,8 @@ class Projection(Environment):
         return Box(-1.0, 1.0, (self.action_size,))
 
     def _project(self, observation: Any, params: ProjectionParams) -> Float[Array, " N"]:
-        return params.observation @ encode(self._observed, observation)
+        matrix = self._padding()[0] if self.identity else params.observation
+        return matrix @ encode(self._observed, observation)
 
     def _padding(self) -> tuple[Array, Array]:
         observation = jnp.eye(self.observation_size, self._width)
@@ -176,7 +189,7 @@ class Projection(Environment):
             return observation, jnp.arange(self.action_size, dtype=jnp.int32)
         return observation, jnp.eye(self._actions, self.action_size)
 
-    def _task(self, inner: Any, observation: Array, action: Array) -> ProjectionParams:
+    def _task(self, inner: Any, observation: Any, action: Any) -> ProjectionParams:
         return ProjectionParams(
             max_steps_in_episode=inner.max_steps_in_episode, inner=inner, observation=observation, action=action
         )

@@ -15,6 +15,7 @@ Split = Literal["train", "held-out-tasks", "held-out-projections", "held-out-bot
 Interval = tuple[float, float]
 
 _SEEDS = 2**30
+_SHARED_DRAW = 4
 
 
 def check_split(split: str, *, projected: bool) -> None:
@@ -78,8 +79,9 @@ class Ranges:
 
     def sample(self, key: Key[Array, ""], *, held_out: bool) -> dict[str, Float[Array, ""]]:
         """A point: every number evenly from its range."""
-        # One draw for all: every call of jax.random costs half a second of compiling.
-        draws, ranks = jax.random.uniform(key, (2, len(self.names)))
+        # Every call of jax.random costs half a second of compiling: one for all numbers, and of one size, so that
+        # members of a mixture share it.
+        draws, ranks = jax.random.uniform(key, (2, max(_SHARED_DRAW, len(self.names))))[:, : len(self.names)]
         outside: Bool[Array, " n"] = jnp.zeros(len(self.names), bool)
         if held_out:
             outside = (ranks[:, None] > ranks[None, :]).sum(-1) < max(1, len(self.names) // 2)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Key
 from hippodrome.envs.adapters.gymnax_env import make_gymnax
 from hippodrome.envs.core import Environment, EnvParams
 from hippodrome.envs.mixture import Mixture
-from hippodrome.envs.projection import Projection
+from hippodrome.envs.projection import Projection, padded
 from hippodrome.envs.spaces import Box, Space
 from hippodrome.envs.splits import Ranges, around, check_split, holds_out_tasks
 
@@ -32,11 +32,9 @@ class VariedParams(EnvParams):
 
     Attributes:
         max_steps_in_episode: steps of a trial.
-        inner: parameters of gymnax's environment.
-        point: the numbers of the task by name.
+        point: the numbers of the task by name; gymnax's parameters follow from them.
     """
 
-    inner: Any = None
     point: Any = None
 
 
@@ -144,17 +142,23 @@ class Varied(Environment):
         """Draws the numbers of the task."""
         return self._task(self._rules.ranges.sample(key, held_out=holds_out_tasks(self.split)))
 
+    def physics(self, params: VariedParams) -> Any:
+        """What the numbers of a task make of gymnax's parameters."""
+        inner = self.env.default_params.replace(max_steps_in_episode=10**6, **self._rules.fixed)
+        inner = inner.replace(**{name: value for name, value in params.point.items() if hasattr(inner, name)})
+        return self._rules.derive(inner)
+
     def reset_env(self, key: Key[Array, ""], params: VariedParams) -> tuple[Any, Any]:
         """Begins a trial."""
-        _, state = self.env.reset_env(key, params.inner)
+        _, state = self.env.reset_env(key, self.physics(params))
         state = self._rules.begin(state, params.point)
-        return self._shown(self.env.observe(state, params.inner)), state
+        return self._shown(self.env.observe(state, self.physics(params))), state
 
     def step_env(self, key: Key[Array, ""], state: Any, action: Any, params: VariedParams):
         """Takes one action."""
         if self._rules.bounds is not None:
             action = action[0]  # gymnax takes a number
-        observation, state, reward, terminated, _ = self.env.step_env(key, state, action, params.inner)
+        observation, state, reward, terminated, _ = self.env.step_env(key, state, action, self.physics(params))
         reward = jnp.asarray(self._rules.reward(state, reward), jnp.float32)
         return self._shown(observation), state, reward, terminated, {}
 
@@ -164,7 +168,7 @@ class Varied(Environment):
 
     def observation_space(self, params: VariedParams) -> Box:
         """gymnax's without what is hidden."""
-        space: Any = self.env.observation_space(self.default_params.inner)
+        space: Any = self.env.observation_space(self.physics(self.default_params))
         shown = space.shape[0] - self._rules.hidden
         return Box(-jnp.inf, jnp.inf, (shown,))
 
@@ -172,19 +176,19 @@ class Varied(Environment):
         """One Box."""
         if self._rules.bounds is not None:
             return Box(*self._rules.bounds, (1,))
-        return self.env.action_space(self.default_params.inner)
+        return self.env.action_space(self.physics(self.default_params))
 
     def _task(self, point: dict[str, Any]) -> VariedParams:
-        inner = self.env.default_params.replace(max_steps_in_episode=10**6, **self._rules.fixed)
-        inner = inner.replace(**{name: value for name, value in point.items() if hasattr(inner, name)})
-        return VariedParams(max_steps_in_episode=HORIZON, inner=self._rules.derive(inner), point=point)
+        return VariedParams(max_steps_in_episode=HORIZON, point=point)
 
     def _shown(self, observation: Array) -> Array:
         return observation[: observation.shape[0] - self._rules.hidden]
 
 
-def make_control(members: tuple[str, ...] | None = None, *, split: str = "train", projected: bool = True) -> Mixture:
+def make_control(members: tuple[str, ...] | None = None, *, split: str = "train", projected: bool = True) -> Projection:
     """The mixture of families of tasks, each seen through random projections to 16 and 4 numbers.
+
+    Members are padded to the same sizes and projected together: one draw of matrices serves all.
 
     Args:
         members: which; all of `MEMBERS`, and "point", where None.
@@ -199,10 +203,8 @@ def make_control(members: tuple[str, ...] | None = None, *, split: str = "train"
         raise ValueError(f"members={unknown} must be of {', '.join(known)}")
     tasks = "held-out-tasks" if holds_out_tasks(split) else "train"
 
-    def build(name: str) -> Projection:
-        env = PointNavigation(split=tasks) if name == "point" else Varied(name, split=tasks)
-        return Projection(
-            env, observation_size=OBSERVATION_SIZE, action_size=ACTION_SIZE, split=split, identity=not projected
-        )
-
-    return Mixture({name: build(name) for name in names})
+    envs = {name: PointNavigation(split=tasks) if name == "point" else Varied(name, split=tasks) for name in names}
+    mixture = Mixture(padded(envs))
+    return Projection(
+        mixture, observation_size=OBSERVATION_SIZE, action_size=ACTION_SIZE, split=split, identity=not projected
+    )

@@ -255,14 +255,15 @@ def test_control_draws_its_tasks_from_the_split(member):
         edges = {name: (low * (1 - 1e-6), high * (1 + 1e-6)) for name, (low, high) in ranges.train.items()}
         inside = [all(min(edges[n]) <= point[n] <= max(edges[n]) for n in edges) for point in points]
         assert all(inside) if split == "train" else not any(inside)
+    physics = jax.vmap(env.physics)(drawn)
     for name in ranges.names:
-        if hasattr(drawn.inner, name):
-            np.testing.assert_array_equal(getattr(drawn.inner, name), drawn.point[name])
+        if hasattr(physics, name):
+            np.testing.assert_array_equal(getattr(physics, name), drawn.point[name])
 
 
 def test_control_keeps_what_follows_from_the_physics_and_hides_its_goals():
-    params = Varied("cartpole-balance").sample_task(KEY, None)
-    inner = params.inner
+    balance = Varied("cartpole-balance")
+    inner = balance.physics(balance.sample_task(KEY, None))
     np.testing.assert_allclose(inner.total_mass, inner.masscart + inner.masspole, rtol=1e-6)
     np.testing.assert_allclose(inner.polemass_length, inner.masspole * inner.length, rtol=1e-6)
     for member, width in (("reacher", 6), ("swimmer", 14)):
@@ -284,7 +285,7 @@ def test_the_projected_suite_has_one_space_in_every_split():
     for split in ("train", "held-out-tasks", "held-out-projections", "held-out-both"):
         env = make_control(("pendulum", "point"), split=split)
         spaces.add((repr(env.observation_space(env.default_params)), repr(env.action_space(env.default_params))))
-        assert [part.env.split for part in env.members.values()] == 2 * [
+        assert [part.env.split for part in env.env.members.values()] == 2 * [
             "held-out-tasks" if split in ("held-out-tasks", "held-out-both") else "train"
         ]
     assert spaces == {(repr(Box(-np.inf, np.inf, (16,))), repr(Box(-1.0, 1.0, (4,))))}

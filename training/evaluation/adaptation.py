@@ -17,7 +17,8 @@ from rich.table import Table
 
 from hippodrome.agents import Agent
 from hippodrome.envs import Outcome, environment_keys, longest_episode
-from hippodrome.envs.mixture import MixtureParams
+from hippodrome.envs.mixture import Mixture, MixtureParams
+from hippodrome.envs.projection import Projection, ProjectionParams
 from hippodrome.envs.trials import Trials, TrialsState
 from hippodrome.envs.vector import first_timestep, next_timestep
 from hippodrome.training.checkpoint.files import write_json
@@ -217,7 +218,7 @@ def summarize_adaptation(played: Adaptation, names: Sequence[str], best: dict[st
         raise ConfigError("no trial was finished; give more trials, or more steps")
     returns = np.asarray(played.trial_returns, np.float64)[..., :finished]
     summary: dict[str, Any] = {**_summary(returns), "tasks": {}}
-    member: Any = played.task.member if isinstance(played.task, MixtureParams) else []
+    member = _members_played(played.task)
     for index, name in enumerate(names):
         chosen = [rows[rows_member == index] for rows, rows_member in zip(returns, member, strict=True)]
         number = min(map(len, chosen))
@@ -279,7 +280,18 @@ def _seeds_lead(params: Any, num_seeds: int) -> Any:
 
 
 def _member_names(env: Trials) -> tuple[str, ...]:
-    return getattr(env.env, "names", ())
+    """Of the mixture within, projected or not; none where there is none."""
+    inner: Any = env.env
+    while isinstance(inner, Projection):
+        inner = inner.env
+    return inner.names if isinstance(inner, Mixture) else ()
+
+
+def _members_played(task: Any) -> Any:
+    """Which member each meta-episode was of, `[S, E]`; nothing where there is no mixture."""
+    while isinstance(task, ProjectionParams):
+        task = task.inner
+    return task.member if isinstance(task, MixtureParams) else []
 
 
 def _oracles(folders: Sequence[str | Path], names: Sequence[str]) -> list[tuple[str, Path]]:
