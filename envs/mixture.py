@@ -44,7 +44,7 @@ class Mixture(Environment):
     One program serves all (`jax.lax.switch`; under `vmap` every member is stepped and one kept).
 
     Args:
-        members: environments by name. Their observation and action spaces must be the same: `Projection` makes them so.
+        members: environments by name. Their observation and action spaces must be the same: `padded` makes them so.
 
     Raises:
         ValueError: if there is none, or two members' spaces differ, naming both.
@@ -68,7 +68,7 @@ class Mixture(Environment):
                 if repr(first) != repr(other):
                     raise ValueError(
                         f"a mixture needs one {kind} space, but {self.names[0]} has {first!r} and {name} has "
-                        f"{other!r}; give both the same sizes by Projection(env, observation_size=..., action_size=...)"
+                        f"{other!r}; give all the same sizes by hippodrome.envs.projection.padded"
                     )
         # What the other members' states are while one is played.
         defaults = tuple(env.default_params for env in self._envs)

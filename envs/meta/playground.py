@@ -2,7 +2,7 @@
 
 from hippodrome.envs.adapters.playground_env import make_playground
 from hippodrome.envs.mixture import Mixture
-from hippodrome.envs.projection import Projection
+from hippodrome.envs.projection import Projection, padded
 from hippodrome.envs.splits import check_split, holds_out_tasks
 
 TRAIN = ("BallInCup", "CartpoleSwingup", "FingerSpin", "FingerTurnHard", "PointMass", "ReacherEasy")
@@ -13,7 +13,7 @@ OBSERVATION_SIZE, ACTION_SIZE = 12, 2
 
 def make_control_suite(
     members: tuple[str, ...] | None = None, *, max_steps: int = 250, split: str = "train", projected: bool = True
-) -> Mixture:
+) -> Projection:
     """The mixture of the training tasks, or of those held out, projected to 12 and 2 numbers as in the paper.
 
     Args:
@@ -25,10 +25,7 @@ def make_control_suite(
     check_split(split, projected=True)
     names = members if members is not None else HELD_OUT if holds_out_tasks(split) else TRAIN
 
-    def build(name: str) -> Projection:
-        env = make_playground(name, max_steps)
-        return Projection(
-            env, observation_size=OBSERVATION_SIZE, action_size=ACTION_SIZE, split=split, identity=not projected
-        )
-
-    return Mixture({name: build(name) for name in names})
+    mixture = Mixture(padded({name: make_playground(name, max_steps) for name in names}))
+    return Projection(
+        mixture, observation_size=OBSERVATION_SIZE, action_size=ACTION_SIZE, split=split, identity=not projected
+    )

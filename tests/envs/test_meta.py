@@ -14,7 +14,7 @@ from hippodrome.envs.meta.control import MEMBERS, Varied, make_control
 from hippodrome.envs.meta.navigation import GridNavigation, PointNavigation
 from hippodrome.envs.meta.tabular_mdp import TabularMDP
 from hippodrome.envs.mixture import Mixture
-from hippodrome.envs.projection import Projection
+from hippodrome.envs.projection import Projection, padded
 from hippodrome.envs.splits import Ranges, around, seeded_key
 
 KEY = jax.random.key(7)
@@ -161,12 +161,11 @@ def test_what_cannot_be_is_refused_naming_both_sides(make_it, message):
 
 
 def test_a_member_of_a_mixture_is_stepped_as_it_is_alone():
-    members = {
-        env_id: Projection(make_gymnax(env_id), observation_size=6, action_size=3)
-        for env_id in ("Pendulum-v1", "MountainCarContinuous-v0")
-    }
+    members = padded({env_id: make_gymnax(env_id) for env_id in ("Pendulum-v1", "MountainCarContinuous-v0")})
+    # Padded to the widest of the two.
+    assert {env.observation_space(env.default_params).shape for env in members.values()} == {(3,)}
     env = Mixture(members)
-    action = jnp.array([0.3, -0.7, 0.9])
+    action = jnp.array([0.3])
     reset, step = jax.jit(env.reset_env), jax.jit(env.step_env)
     seen = set()
     for seed in range(8):
