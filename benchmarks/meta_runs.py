@@ -51,7 +51,7 @@ def memory(kind: str, *flags: str) -> tuple[str, ...]:
 
 GROUPS = {
     "bandits": [Cell("S5", "meta-bandit")],
-    "tabular": [Cell("GRU", "meta-tabular")],
+    "tabular": [Cell("Gated DeltaNet", "meta-tabular")],
     "control": [
         Cell("S5", "meta-control"),
         Cell("Mamba", "meta-control", memory("mamba")),
