@@ -26,7 +26,7 @@ from hippodrome.training.config.checks import build_env
 from hippodrome.training.evaluation.adaptation import (
     begin_meta_episodes,
     evaluate_adaptation,
-    play_meta_episodes,
+    play_every_seed,
     split_env,
 )
 from hippodrome.training.evaluation.evaluate import restore_run
@@ -90,14 +90,10 @@ def totals(folder: Path) -> tuple[np.ndarray, Any]:
 
     begin_key, act_key = jax.random.split(jax.random.key(1))
     start = begin_meta_episodes(env, begin_key, num_episodes=TASKS, given=given)
-
-    @jax.jit
-    def play(params: Any) -> Any:
-        played = play_meta_episodes(experiment.agent, env, params, start, act_key, deterministic=False, given=given)
-        return played.trial_returns.sum(-1), played.task
-
-    returns, tasks = jax.device_get(jax.jit(lambda all_params: jax.lax.map(play, all_params))(state.learner.params))
-    return returns, tasks
+    played = play_every_seed(
+        experiment.agent, env, state.learner.params, start, act_key, deterministic=False, given=given
+    )
+    return played.trial_returns.sum(-1), played.task
 
 
 def bandit_regret(config: Any, returns: np.ndarray, tasks: Any) -> tuple[np.ndarray, float]:

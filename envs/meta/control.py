@@ -188,7 +188,8 @@ class Varied(Environment):
 def make_control(members: tuple[str, ...] | None = None, *, split: str = "train", projected: bool = True) -> Projection:
     """The mixture of families of tasks, each seen through random projections to 16 and 4 numbers.
 
-    Members are padded to the same sizes and projected together: one draw of matrices serves all.
+    Members are padded to the same sizes and projected together: one draw of matrices serves all, of variance 1 / n for
+    n the widest of the members, so what is seen of a narrow one is smaller.
 
     Args:
         members: which; all of `MEMBERS`, and "point", where None.

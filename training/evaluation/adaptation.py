@@ -104,6 +104,24 @@ def play_meta_episodes(
     return Adaptation(state.trial_returns, state.trial, state.task)
 
 
+def play_every_seed(
+    agent: Agent, env: Trials, params: Any, start: Start, key: Key[Array, ""], *, deterministic: bool, given: Any
+) -> Adaptation:
+    """`play_meta_episodes` with the parameters of every training seed (leaves `[S, ...]`), as NumPy arrays `[S, E, ...]`.
+
+    All play the same tasks, in turn, as one after the other asks for less memory.
+    """
+
+    @jax.jit
+    def play(params: Any, start: Start, key: Key[Array, ""]) -> Adaptation:
+        return jax.lax.map(
+            lambda one: play_meta_episodes(agent, env, one, start, key, deterministic=deterministic, given=given),
+            params,
+        )
+
+    return jax.device_get(play(params, start, key))
+
+
 def _like(done: Array, tree: Any) -> Any:
     """`done` in the place of every leaf."""
     return jax.tree.map(lambda _: done, tree)
@@ -166,14 +184,9 @@ def evaluate_adaptation(
     names = _member_names(env)
     best = {name: _oracle_return(folder, name, split, episodes, seed) for name, folder in _oracles(oracles, names)}
     for choice, deterministic in (("deterministic", True), ("sampled", False)):
-        play = partial(play_meta_episodes, experiment.agent, env, deterministic=deterministic, given=given)
-
-        @jax.jit
-        def play_seeds(params, start, key, play=play):
-            # Seeds in turn, as one after the other asks for less memory.
-            return jax.lax.map(lambda one: play(one, start, key), params)
-
-        played = jax.device_get(play_seeds(params, start, act_key))
+        played = play_every_seed(
+            experiment.agent, env, params, start, act_key, deterministic=deterministic, given=given
+        )
         kept = jax.tree.map(lambda leaf: leaf[~failed], played)
         result[choice] = summarize_adaptation(kept, names, best)
     _save(Path(run), result)
