@@ -107,7 +107,7 @@ def play_meta_episodes(
 def play_every_seed(
     agent: Agent, env: Trials, params: Any, start: Start, key: Key[Array, ""], *, deterministic: bool, given: Any
 ) -> Adaptation:
-    """`play_meta_episodes` with the parameters of every training seed (leaves `[S, ...]`), as NumPy arrays `[S, E, ...]`.
+    """`play_meta_episodes` with the parameters of every training seed, leaves `[S, ...]`; NumPy arrays `[S, E, ...]`.
 
     All play the same tasks, in turn, as one after the other asks for less memory.
     """
