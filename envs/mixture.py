@@ -68,7 +68,8 @@ class Mixture(Environment):
                 if repr(first) != repr(other):
                     raise ValueError(
                         f"a mixture needs one {kind} space, but {self.names[0]} has {first!r} and {name} has "
-                        f"{other!r}; give all the same sizes by hippodrome.envs.projection.padded"
+                        f"{other!r}; give all the same sizes by hippodrome.envs.projection.padded; "
+                        "discrete and continuous actions do not mix"
                     )
         # What the other members' states are while one is played.
         defaults = tuple(env.default_params for env in self._envs)

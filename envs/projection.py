@@ -132,18 +132,15 @@ class Projection(Environment):
         task_key, projection_key = jax.random.split(key)
         inner = self.env.sample_task(task_key, params.inner)
         key = seeded_key(projection_key, held_out=holds_out_projections(self.split), kind=2)
+        observation_key, action_key = jax.random.split(key)
         shape = (self.observation_size, self._width)
-        if not self.actions or isinstance(self._acted, Discrete):
-            observation_key, action_key = jax.random.split(key)
-            observation = jax.random.normal(observation_key, shape)
+        observation = jax.random.normal(observation_key, shape) / math.sqrt(self._width)
+        if not self.actions:
             action = self._padding()[1]
-            if self.actions:
-                action = jax.random.permutation(action_key, self.action_size).astype(jnp.int32)
+        elif isinstance(self._acted, Discrete):
+            action = jax.random.permutation(action_key, self.action_size).astype(jnp.int32)
         else:
-            numbers = jax.random.normal(key, (math.prod(shape) + self._actions * self.action_size,))
-            observation = numbers[: math.prod(shape)].reshape(shape)
-            action = numbers[math.prod(shape) :].reshape(self._actions, self.action_size) / math.sqrt(self.action_size)
-        observation = observation / math.sqrt(self._width)
+            action = jax.random.normal(action_key, (self._actions, self.action_size)) / math.sqrt(self.action_size)
         return self._task(inner, observation, action)
 
     def reset_env(self, key: Key[Array, ""], params: ProjectionParams) -> tuple[Array, Any]:
