@@ -41,11 +41,12 @@ class ProjectionParams(EnvParams):
 def padded(envs: Mapping[str, Environment]) -> dict[str, Environment]:
     """The same environments with observations and actions padded to the widest: members of a `Mixture`."""
     alone = [Projection(env, identity=True) for env in envs.values()]
-    sizes = {
-        "observation_size": max(env.observation_size for env in alone),
-        "action_size": max(env.action_size for env in alone),
+    observation_size = max(env.observation_size for env in alone)
+    action_size = max(env.action_size for env in alone)
+    return {
+        name: Projection(env, identity=True, observation_size=observation_size, action_size=action_size)
+        for name, env in envs.items()
     }
-    return {name: Projection(env, identity=True, **sizes) for name, env in envs.items()}
 
 
 class Projection(Environment):

@@ -78,7 +78,7 @@ def play_meta_episodes(
         given: the environment's own parameters.
     """
     observation, state = start
-    num_episodes = len(state.time)
+    num_episodes = jnp.shape(state.time)[0]
     space = env.action_space(given)
     timestep = jax.vmap(lambda observation: first_timestep(observation, space))(observation)
 
