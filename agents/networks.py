@@ -16,6 +16,9 @@ from jaxtyping import Array, Bool, Float
 from hippodrome.envs import Box, Discrete, MultiDiscrete, Timestep, flat_spaces, part_names
 from hippodrome.envs.encoding import encode, encode_action, encoded_width, space_width
 
+# Of log standard deviations that depend on the state: a ratio of densities stays a number.
+LOG_STD_RANGE = (-5.0, 2.0)
+
 PolicyInput = Literal["previous_action", "previous_reward", "first_step"]
 
 
@@ -147,24 +150,28 @@ class ActorCritic(nn.Module):
     Attributes:
         actor: the branch with the head "policy", and "value" too where `critic` is None.
         critic: the branch with the head "value".
-        num_log_stds: state-independent log standard deviations of the policy (Box actions).
+        num_log_stds: log standard deviations of the policy (Box actions).
         initial_log_std: what they start at.
+        state_dependent_std: they are the last outputs of the head "policy", within `LOG_STD_RANGE`, in place of
+            parameters of their own.
     """
 
     actor: Branch
     critic: Branch | None
     num_log_stds: int
     initial_log_std: float
+    state_dependent_std: bool = False
 
     def setup(self) -> None:
-        self.log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.num_log_stds,))
+        if not self.state_dependent_std:
+            self.log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.num_log_stds,))
 
     def __call__(self, carry: Any, features: Float[Array, "T B F"], reset: Bool[Array, "T B"]):
-        """Returns (carry, policy outputs [T, B, A], log_std [S], value [T, B])."""
+        """Returns (carry, policy outputs [T, B, A], log_std [T, B, S], value [T, B])."""
         return self._run(carry, features, reset, "__call__")
 
     def step(self, carry: Any, features: Float[Array, "B F"], reset: Bool[Array, " B"]):
-        """One step of the same: policy outputs [B, A], value [B]."""
+        """One step of the same: policy outputs [B, A], log_std [B, S], value [B]."""
         return self._run(carry, features, reset, "step")
 
     def initial_carry(self, batch_shape: tuple[int, ...]) -> Any:
@@ -180,4 +187,11 @@ class ActorCritic(nn.Module):
         else:
             critic_carry, critic_heads = getattr(self.critic, method)(critic_carry, features, reset)
             value = critic_heads["value"]
-        return (actor_carry, critic_carry), heads["policy"], self.log_std, value[..., 0]
+        outputs, log_std = self._policy(heads["policy"])
+        return (actor_carry, critic_carry), outputs, log_std, value[..., 0]
+
+    def _policy(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if self.state_dependent_std:
+            outputs, log_std = jnp.split(outputs, [outputs.shape[-1] - self.num_log_stds], axis=-1)
+            return outputs, jnp.clip(self.initial_log_std + log_std, *LOG_STD_RANGE)
+        return outputs, jnp.broadcast_to(self.log_std, (*outputs.shape[:-1], self.num_log_stds))

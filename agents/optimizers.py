@@ -1,25 +1,31 @@
 """The optimiser of a memory agent: clipped Adam with a schedule, and a group of its own for state-space parameters."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import optax
+from jaxtyping import Array, Int
 
 from hippodrome.memory import parameter_labels
 
 Schedule = Literal["constant", "linear", "cosine"]
 
 
-def learning_rate_schedule(kind: Schedule, learning_rate: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """Learning rate against optimiser step: a linear warm-up from 0, then constant, or down to 0 at `total_steps`."""
+def coefficient_schedule(kind: Schedule, peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """A coefficient against optimiser step: a linear warm-up from 0, then constant, or down to 0 at `total_steps`."""
     decay_steps = max(total_steps - warmup_steps, 1)
     after = {
-        "constant": optax.constant_schedule(learning_rate),
-        "linear": optax.linear_schedule(learning_rate, 0.0, decay_steps),
-        "cosine": optax.cosine_decay_schedule(learning_rate, decay_steps),
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, 0.0, decay_steps),
+        "cosine": optax.cosine_decay_schedule(peak, decay_steps),
     }[kind]
     if warmup_steps == 0:
         return after
-    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), after], [warmup_steps])
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), after], [warmup_steps])
+
+
+def steps_taken(optimizer: Any) -> Int[Array, ""]:
+    """How many steps a state of `make_optimizer` has seen."""
+    return optax.tree.get_all_with_path(optimizer, "count")[0][1]
 
 
 def make_optimizer(

@@ -23,7 +23,7 @@ from .core import Decision, Rollout, register_agent
 from .distributions import ActionDistribution
 from .networks import ActorCritic, Branch, Featurizer, PolicyInput
 from .normalization import RunningStatistics, initial_statistics, normalize
-from .optimizers import Schedule, learning_rate_schedule, make_optimizer
+from .optimizers import Schedule, coefficient_schedule, make_optimizer
 from .ppo_update import learn
 
 _ACTIVATIONS = {"relu": nn.relu, "leaky_relu": nn.leaky_relu, "tanh": nn.tanh, "gelu": nn.gelu, "silu": nn.silu}
@@ -52,6 +52,7 @@ class PPOConfig:
     value_loss: Annotated[Literal["mse", "huber"], Doc("error of the value")] = "mse"
     value_clip_eps: Annotated[float | None, Doc("how far from the old value its loss lets it go")] = None
     entropy_coef: Annotated[float, Doc("weight of the entropy bonus")] = 0.0
+    entropy_schedule: Annotated[Schedule, Doc("how it goes over the run")] = "constant"
     normalize_advantage: Annotated[Literal["minibatch", "batch", "none"], Doc("over what")] = "minibatch"
     target_kl: Annotated[float | None, Doc("an update stops once approx_kl passes 1.5 times this")] = None
     truncation_is_terminal: Annotated[bool, Doc("no bootstrap at a time limit, as papers that merged the two")] = False
@@ -67,6 +68,7 @@ class PPOConfig:
     head_sizes: Annotated[tuple[int, ...], Doc("hidden widths of actor and critic heads")] = (128,)
     activation: Annotated[Literal["relu", "leaky_relu", "tanh", "gelu", "silu"], Doc("of encoder and heads")] = "silu"
     initial_log_std: Annotated[float, Doc("of a Gaussian policy, in units where the bounds are -1 and 1")] = 0.0
+    state_dependent_std: Annotated[bool, Doc("the policy head gives the deviation of Box actions too")] = False
     precision: Annotated[Literal["float32", "bfloat16"], Doc("of activations; parameters stay float32")] = "float32"
 
     def __post_init__(self) -> None:
@@ -126,7 +128,7 @@ class PPO:
         memory_config: of the memory; with `share_memory` False, actor and critic have one each.
         observation_space: any space the featurizer encodes.
         action_space: any space `ActionDistribution` takes.
-        num_updates: updates of the whole run, for the learning-rate schedule.
+        num_updates: updates of the whole run, for the schedules.
         axis_name: device axis that gradients and statistics are averaged over; None on one device.
         num_shards: how many parts of the environments take an equal share of every minibatch; the shards of this
             process where `axis_name` is given.
@@ -155,11 +157,14 @@ class PPO:
         self.dtype = jnp.dtype(config.precision)
         self.network = _network(config, memory_config, self.distribution, self.dtype)
         steps_per_update = config.num_epochs * config.num_minibatches
-        self.schedule = learning_rate_schedule(
+        self.schedule = coefficient_schedule(
             config.learning_rate_schedule,
             config.learning_rate,
             config.warmup_updates * steps_per_update,
             num_updates * steps_per_update,
+        )
+        self.entropy_schedule = coefficient_schedule(
+            config.entropy_schedule, config.entropy_coef, 0, num_updates * steps_per_update
         )
         self.optimizer = make_optimizer(
             self.schedule,
@@ -199,7 +204,7 @@ class PPO:
         if deterministic:
             action = self.distribution.mode(outputs, log_std)
         else:
-            action = jax.vmap(self.distribution.sample, in_axes=(0, None, 0))(outputs, log_std, key)
+            action = jax.vmap(self.distribution.sample)(outputs, log_std, key)
         log_prob = self.distribution.log_prob(outputs, log_std, action)
         return carry, Decision(action, self.distribution.to_env(action), log_prob, value)
 
@@ -235,7 +240,8 @@ class PPO:
 
 
 def _network(config: PPOConfig, memory_config: Any, distribution: ActionDistribution, dtype: Any) -> ActorCritic:
-    heads = {"policy": (distribution.num_outputs, 0.01)}
+    num_outputs = distribution.num_outputs + config.state_dependent_std * distribution.num_log_stds
+    heads = {"policy": (num_outputs, 0.01)}
     value_head = {"value": (1, 1.0)}
     shared = dict(
         encoder_sizes=config.encoder_sizes,
@@ -248,4 +254,4 @@ def _network(config: PPOConfig, memory_config: Any, distribution: ActionDistribu
     else:
         actor = Branch(build_memory(memory_config), outputs=heads, **shared)
         critic = Branch(build_memory(memory_config), outputs=value_head, **shared)
-    return ActorCritic(actor, critic, distribution.num_log_stds, config.initial_log_std)
+    return ActorCritic(actor, critic, distribution.num_log_stds, config.initial_log_std, config.state_dependent_std)

@@ -85,6 +85,7 @@ def ppo_loss(
     entropy: Float[Array, "T B"],
     value: Float[Array, "T B"],
     targets: Targets,
+    entropy_coef: Any,
     axis_name: str | None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """`policy_loss + value_coef value_loss - entropy_coef entropy`, and its parts as metrics.
@@ -100,7 +101,7 @@ def ppo_loss(
         "value_loss": value_loss(value, targets, config.value_loss, config.value_clip_eps),
         "entropy": entropy.mean(),
     }
-    total = losses["policy_loss"] + config.value_coef * losses["value_loss"] - config.entropy_coef * losses["entropy"]
+    total = losses["policy_loss"] + config.value_coef * losses["value_loss"] - entropy_coef * losses["entropy"]
     ratio = jnp.exp(log_ratio)
     metrics = {
         "loss": total,

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from .core import Rollout
 from .normalization import RunningStatistics, pmean, update_statistics
+from .optimizers import steps_taken
 from .ppo_loss import Targets, normalized_advantage, ppo_loss
 from .returns import generalized_advantage, next_values
 
@@ -26,6 +27,7 @@ def learn(agent: Any, state: Any, batch: Rollout, key: Key[Array, ""]) -> tuple[
     config = agent.config
     reward, reward_statistics, discounted_return = _scaled_reward(agent, state, batch)
     targets = _targets(config, batch, reward, agent.axis_name)
+    entropy_coef = agent.entropy_schedule(steps_taken(state.optimizer))
     params = state.params
     features = agent.features(params, batch.timestep)
     sequence = (features, batch.timestep.reset, batch.decision.action, targets)
@@ -34,7 +36,7 @@ def learn(agent: Any, state: Any, batch: Rollout, key: Key[Array, ""]) -> tuple[
         network, optimizer, stopped = carried
         part = jax.tree.map(lambda leaf: leaf[:, envs], sequence)
         start = jax.tree.map(lambda leaf: leaf[envs], batch.initial_carry)
-        grads, metrics = jax.grad(_loss, argnums=1, has_aux=True)(agent, network, start, part)
+        grads, metrics = jax.grad(_loss, argnums=1, has_aux=True)(agent, network, start, part, entropy_coef)
         grads, metrics = pmean((grads, metrics), agent.axis_name)
         metrics["grad_norm"] = optax.tree.norm(grads)
         updates, new_optimizer = agent.optimizer.update(grads["params"], optimizer, network["params"])
@@ -64,12 +66,12 @@ def learn(agent: Any, state: Any, batch: Rollout, key: Key[Array, ""]) -> tuple[
     return new_state, metrics
 
 
-def _loss(agent: Any, network: Any, start: Any, part: Any) -> tuple[Float[Array, ""], dict]:
+def _loss(agent: Any, network: Any, start: Any, part: Any, entropy_coef: Any) -> tuple[Float[Array, ""], dict]:
     features, reset, action, targets = part
     _, outputs, log_std, value = agent.network.apply(network, start, features, reset)
     log_prob = agent.distribution.log_prob(outputs, log_std, action)
     entropy = agent.distribution.entropy(outputs, log_std)
-    return ppo_loss(agent.config, log_prob, entropy, value, targets, agent.axis_name)
+    return ppo_loss(agent.config, log_prob, entropy, value, targets, entropy_coef, agent.axis_name)
 
 
 def _targets(config: Any, batch: Rollout, reward: Float[Array, "T B"], axis_name: str | None) -> Targets:

@@ -124,6 +124,18 @@ class ContinuousTarget(Probe):
         return -jnp.abs(action[0] - 1.5)
 
 
+class CuedPrecision(Probe):
+    """Only under the cue 1 does it matter how near to 0 the action is."""
+
+    actions = Box(-1.0, 1.0, (1,))
+
+    def see(self, state):
+        return state.cue
+
+    def reward(self, state, action):
+        return jnp.where(state.cue > 0, -jnp.abs(action[0]), 0.0)
+
+
 class TwoPartAction(Probe):
     """Both parts of the action must be right at once."""
 

@@ -1,13 +1,15 @@
 """Continuous control whose physics and goals are the task, from gymnax's environments, and the mixture of all.
 
-Every member has one Box action in its own units, trials of `HORIZON` steps at most and rewards of about [0, 1] a step,
-so that returns of different members can stand in one table. Goals are a part of the task and are not observed.
+Every member has one Box action in its own units, trials of a fixed length and rewards of about [0, 1] a step, so that
+returns of different members can stand in one table. No trial ends early: an end that only begins the next trial, which
+pays as much, would cost an agent nothing. Goals are a part of the task and are not observed.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -23,7 +25,7 @@ from hippodrome.envs.splits import Ranges, around, check_split, holds_out_tasks
 from .navigation import PointNavigation
 
 HORIZON = 100
-OBSERVATION_SIZE, ACTION_SIZE = 16, 4
+OBSERVATION_SIZE, ACTION_SIZE = 16, 2
 
 
 @struct.dataclass
@@ -48,7 +50,9 @@ class Member:
         derive: parameters that follow from others.
         begin: changes the start state, `(state, point) -> state`.
         reward: `(state, reward) -> reward`, from the state reached.
-        hidden: how many numbers at the end of the observation are not shown.
+        shown: what is seen of gymnax's observation.
+        units: what its numbers are divided by, about their size under random actions: a projection adds them up, and
+            the large would drown the small.
         bounds: of the action, where gymnax's are not a Box.
         fixed: parameters that are other than gymnax's for every task.
     """
@@ -58,7 +62,8 @@ class Member:
     derive: Callable[[Any], Any] = lambda params: params
     begin: Callable[[Any, Any], Any] = lambda state, point: state
     reward: Callable[[Any, Any], Any] = lambda state, reward: reward
-    hidden: int = 0
+    shown: Callable[[Array], Array] = lambda observation: observation
+    units: tuple[float, ...] | None = None
     bounds: tuple[float, float] | None = None
     fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -67,14 +72,29 @@ def _cartpole_masses(params: Any) -> Any:
     return params.replace(total_mass=params.masscart + params.masspole, polemass_length=params.masspole * params.length)
 
 
+def _cartpole_shown(observation: Array) -> Array:
+    x, x_dot, theta, theta_dot = observation
+    return jnp.stack([x, x_dot, jnp.cos(theta), jnp.sin(theta), theta_dot])
+
+
+def _on_the_track(state: Any) -> Array:
+    return jnp.abs(state.x) <= 2.4
+
+
 def _goal(state: Any, point: Any) -> Any:
     return state.replace(goal_xy=jnp.stack([point["goal_x"], point["goal_y"]]))
+
+
+def _without_goal(observation: Array) -> Array:
+    return observation[:-2]
 
 
 _CARTPOLE = around(
     gravity=(9.8, 0.2, 0.5), masspole=(0.1, 0.4, 0.8), length=(0.5, 0.3, 0.6), force_mag=(10.0, 0.2, 0.5)
 )
-_NO_LIMIT = {"theta_threshold_radians": np.inf}
+# The track goes on beyond its ends, where nothing is paid, and the pole may turn over.
+_NO_END = {"theta_threshold_radians": np.inf, "x_threshold": np.inf}
+_CARTPOLE_UNITS = (1.0, 1.5, 1.0, 0.5, 2.5)
 # The outer frame of a square of goals is held out.
 _FRAME = Ranges(
     {"goal_x": (-0.6, 0.6), "goal_y": (-0.6, 0.6)},
@@ -85,26 +105,40 @@ MEMBERS = {
         "Pendulum-v1",
         around(g=(10.0, 0.2, 0.5), m=(1.0, 0.2, 0.4), l=(1.0, 0.2, 0.4)),
         reward=lambda state, reward: 1.0 + reward / 16.3,
+        units=(1.0, 1.0, 4.0),
     ),
-    "cartpole-balance": Member("CartPole-v1", _CARTPOLE, derive=_cartpole_masses, bounds=(0.0, 1.0)),
+    "cartpole-balance": Member(
+        "CartPole-v1",
+        _CARTPOLE,
+        derive=_cartpole_masses,
+        # Within the 12 degrees and the track whose ends gymnax's episode ends at.
+        reward=lambda state, reward: (jnp.cos(state.theta) >= np.cos(np.pi / 15)) & _on_the_track(state),
+        shown=_cartpole_shown,
+        units=_CARTPOLE_UNITS,
+        bounds=(0.0, 1.0),
+        fixed=_NO_END,
+    ),
     "cartpole-swing-up": Member(
         "CartPole-v1",
         _CARTPOLE,
         derive=_cartpole_masses,
         begin=lambda state, point: state.replace(theta=state.theta + jnp.pi),
-        reward=lambda state, reward: 0.5 * (1.0 + jnp.cos(state.theta)),
+        reward=lambda state, reward: 0.5 * (1.0 + jnp.cos(state.theta)) * _on_the_track(state),
+        shown=_cartpole_shown,
+        units=_CARTPOLE_UNITS,
         bounds=(0.0, 1.0),
-        fixed=_NO_LIMIT,
+        fixed=_NO_END,
     ),
     "mountain-car": Member(
         "MountainCarContinuous-v0",
         around(gravity=(0.0025, 0.2, 0.5), power=(0.0015, 0.2, 0.5)),
         # The height, and no end at the flag: gymnax's single reward is out of reach of random actions.
         reward=lambda state, reward: 0.5 * (1.0 + jnp.sin(3.0 * state.position)),
+        units=(0.5, 0.02),
         fixed={"goal_position": np.inf},
     ),
-    "reacher": Member("Reacher-misc", _FRAME, begin=_goal, hidden=2),
-    "swimmer": Member("Swimmer-misc", _FRAME, begin=_goal, hidden=2),
+    "reacher": Member("Reacher-misc", _FRAME, begin=_goal, shown=_without_goal),
+    "swimmer": Member("Swimmer-misc", _FRAME, begin=_goal, shown=_without_goal),
 }
 
 
@@ -167,10 +201,10 @@ class Varied(Environment):
         return jnp.asarray(state.time >= params.max_steps_in_episode)
 
     def observation_space(self, params: VariedParams) -> Box:
-        """gymnax's without what is hidden."""
+        """What is seen of gymnax's, as one vector."""
         space: Any = self.env.observation_space(self.physics(self.default_params))
-        shown = space.shape[0] - self._rules.hidden
-        return Box(-jnp.inf, jnp.inf, (shown,))
+        shown = jax.eval_shape(self._shown, jax.ShapeDtypeStruct(space.shape, space.dtype))
+        return Box(-jnp.inf, jnp.inf, shown.shape)
 
     def action_space(self, params: VariedParams) -> Space:
         """One Box."""
@@ -182,11 +216,12 @@ class Varied(Environment):
         return VariedParams(max_steps_in_episode=HORIZON, point=point)
 
     def _shown(self, observation: Array) -> Array:
-        return observation[: observation.shape[0] - self._rules.hidden]
+        shown = self._rules.shown(observation)
+        return shown if self._rules.units is None else shown / jnp.asarray(self._rules.units)
 
 
 def make_control(members: tuple[str, ...] | None = None, *, split: str = "train", projected: bool = True) -> Projection:
-    """The mixture of families of tasks, each seen through random projections to 16 and 4 numbers.
+    """The mixture of families of tasks, each seen through random projections to 16 and 2 numbers.
 
     Members are padded to the same sizes and projected together: one draw of matrices serves all, of variance 1 / n for
     n the widest of the members, so what is seen of a narrow one is smaller.
@@ -204,7 +239,10 @@ def make_control(members: tuple[str, ...] | None = None, *, split: str = "train"
         raise ValueError(f"members={unknown} must be of {', '.join(known)}")
     tasks = "held-out-tasks" if holds_out_tasks(split) else "train"
 
-    envs = {name: PointNavigation(split=tasks) if name == "point" else Varied(name, split=tasks) for name in names}
+    envs = {
+        name: PointNavigation(HORIZON, tasks, dense=True) if name == "point" else Varied(name, split=tasks)
+        for name in names
+    }
     mixture = Mixture(padded(envs))
     return Projection(
         mixture, observation_size=OBSERVATION_SIZE, action_size=ACTION_SIZE, split=split, identity=not projected

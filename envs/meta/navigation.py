@@ -107,7 +107,7 @@ class PointState(EnvState):
 
 
 class PointNavigation(Environment):
-    """Move in the plane; within .3 of the goal each step pays 1.
+    """Move in the plane; within .3 of the goal each step pays 1, or the nearer the more.
 
     Trials begin at the origin and last `horizon` steps. The action is a move of at most .2 along each axis, the
     observation the place. The goal lies on the upper half of the unit circle; a third of the angles, in two arcs, is
@@ -116,6 +116,7 @@ class PointNavigation(Environment):
     Args:
         horizon: steps of a trial.
         split: "train" or "held-out-tasks".
+        dense: a step pays `exp(-2 d^2)`, d the distance to the goal, in place of 1 within its reach.
 
     Raises:
         ValueError: for no steps, or another split.
@@ -123,11 +124,11 @@ class PointNavigation(Environment):
 
     ranges = Ranges({"angle": (np.pi / 6, 5 * np.pi / 6)}, {"angle": ((0.0, np.pi / 6), (5 * np.pi / 6, np.pi))})
 
-    def __init__(self, horizon: int = 20, split: str = "train"):
+    def __init__(self, horizon: int = 20, split: str = "train", dense: bool = False):
         if horizon < 1:
             raise ValueError(f"horizon={horizon} must be at least 1")
         check_split(split, projected=False)
-        self.horizon, self.split = horizon, split
+        self.horizon, self.split, self.dense = horizon, split, dense
 
     @property
     def default_params(self) -> PointParams:
@@ -149,7 +150,8 @@ class PointNavigation(Environment):
         del key
         place = jnp.clip(state.place + jnp.clip(action, -0.2, 0.2), -2.0, 2.0)
         goal = jnp.stack([jnp.cos(params.angle), jnp.sin(params.angle)])
-        reward = (jnp.linalg.norm(place - goal) <= 0.3).astype(jnp.float32)
+        squared = jnp.sum(jnp.square(place - goal))
+        reward = jnp.exp(-2.0 * squared) if self.dense else (squared <= 0.3**2).astype(jnp.float32)
         return place, PointState(state.time + 1, place), reward, jnp.asarray(False), {}
 
     def observation_space(self, params: PointParams) -> Box:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hippodrome.agents import PPO, PPOConfig
-from hippodrome.agents.optimizers import learning_rate_schedule
+from hippodrome.agents.optimizers import coefficient_schedule
 from hippodrome.agents.ppo_update import _minibatch_order
 from hippodrome.envs import Timestep, VectorEnv, environment_keys
 from hippodrome.memory import memory_config
@@ -181,6 +181,23 @@ def test_continuous_action_reaches_its_target():
     np.testing.assert_allclose(decision.env_action, 1.5, atol=0.25)
 
 
+@pytest.mark.parametrize("dependent", [True, False])
+def test_deviation_depends_on_the_state_where_asked(dependent):
+    agent, envs = make(probes.CuedPrecision, state_dependent_std=dependent, **{**FAST, "learning_rate": 5e-3})
+    state, rollout, _ = run(agent, envs, 60)
+    features = agent.features(state.params, rollout.timestep)
+    reset = rollout.timestep.reset
+    _, outputs, log_std, _ = agent.network.apply(state.params.network, rollout.initial_carry, features, reset)
+    assert outputs.shape == log_std.shape == (NUM_STEPS, NUM_ENVS, 1)
+    log_prob = agent.distribution.log_prob(outputs, log_std, rollout.decision.action)
+    assert np.isfinite(log_prob).all()
+    seen = rollout.timestep.observation[..., 0] > 0
+    precise, free = (float(np.exp(log_std[mask]).mean()) for mask in (np.asarray(seen), ~np.asarray(seen)))
+    assert precise < 0.6
+    assert precise < 0.5 * free if dependent else precise == pytest.approx(free)
+    assert ("log_std" in state.params.network["params"]) is not dependent
+
+
 def test_multi_discrete_action_and_unshared_memory():
     agent, envs = make(probes.TwoPartAction, "gru", share_memory=False, **FAST)
     _, _, metrics = run(agent, envs, 40)
@@ -242,10 +259,17 @@ def test_normalize_advantage_over_the_batch_or_not_at_all_changes_the_gradient()
 
 
 def test_schedules():
-    assert learning_rate_schedule("constant", 1.0, 0, 10)(7) == 1.0
-    np.testing.assert_allclose([learning_rate_schedule("linear", 1.0, 0, 10)(t) for t in (0, 5, 10)], [1, 0.5, 0])
-    cosine = learning_rate_schedule("cosine", 1.0, 2, 12)
+    assert coefficient_schedule("constant", 1.0, 0, 10)(7) == 1.0
+    np.testing.assert_allclose([coefficient_schedule("linear", 1.0, 0, 10)(t) for t in (0, 5, 10)], [1, 0.5, 0])
+    cosine = coefficient_schedule("cosine", 1.0, 2, 12)
     np.testing.assert_allclose([cosine(t) for t in (0, 1, 2, 7, 12)], [0, 0.5, 1, 0.5, 0], atol=1e-6)
+
+
+def test_entropy_bonus_goes_down_to_nothing():
+    agent, envs = make(probes.CuedAction, entropy_coef=0.2, entropy_schedule="linear", num_updates=5)
+    metrics = run(agent, envs, 5)[2]
+    bonus = metrics["policy_loss"] + agent.config.value_coef * metrics["value_loss"] - metrics["loss"]
+    np.testing.assert_allclose(bonus / metrics["entropy"], 0.2 * (1 - np.arange(5) / 5), atol=1e-4)
 
 
 def test_state_space_parameters_take_their_own_learning_rate():

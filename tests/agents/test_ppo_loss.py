@@ -49,10 +49,10 @@ def test_normalized_advantage_has_mean_0_and_deviation_1():
 
 
 def test_total_and_metrics():
-    config = PPOConfig(value_coef=0.5, entropy_coef=0.1, normalize_advantage="none")
+    config = PPOConfig(value_coef=0.5, normalize_advantage="none")
     goal = dataclasses.replace(targets([0.0, 0.0], [1.0, -1.0]), log_prob=jnp.log(jnp.array([[0.5, 0.5]])))
     log_prob = jnp.log(jnp.array([[0.75, 0.5]]))
-    total, metrics = ppo_loss(config, log_prob, jnp.array([[0.6, 0.8]]), jnp.zeros((1, 2)), goal, None)
+    total, metrics = ppo_loss(config, log_prob, jnp.array([[0.6, 0.8]]), jnp.zeros((1, 2)), goal, 0.1, None)
     policy = -(1.2 - 1.0) / 2
     np.testing.assert_allclose(metrics["policy_loss"], policy, rtol=1e-5)
     np.testing.assert_allclose(total, policy + 0.5 * 0.5 - 0.1 * 0.7, rtol=1e-5)

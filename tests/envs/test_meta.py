@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hippodrome.envs import Box, Discrete, make, splits
 from hippodrome.envs.adapters.gymnax_env import make_gymnax
 from hippodrome.envs.meta.bandit import Bandit
-from hippodrome.envs.meta.control import MEMBERS, Varied, make_control
+from hippodrome.envs.meta.control import HORIZON, MEMBERS, Varied, make_control
 from hippodrome.envs.meta.navigation import GridNavigation, PointNavigation
 from hippodrome.envs.meta.tabular_mdp import TabularMDP
 from hippodrome.envs.mixture import Mixture
@@ -260,6 +260,49 @@ def test_control_draws_its_tasks_from_the_split(member):
             np.testing.assert_array_equal(getattr(physics, name), drawn.point[name])
 
 
+@pytest.mark.parametrize("member", MEMBERS)
+def test_trials_of_control_have_one_length_and_numbers_of_one_size(member):
+    env = Varied(member)
+    space = env.action_space(env.default_params)
+
+    def trial(key):
+        params = env.sample_task(key, None)
+        observation, state = env.reset_env(key, params)
+
+        def step(state, key):
+            action = jax.random.uniform(key, space.shape, minval=space.low, maxval=space.high)
+            observation, state, reward, terminated, _ = env.step_env(key, state, action, params)
+            return state, (observation, reward, terminated, env.is_truncated(state, params))
+
+        return observation, jax.lax.scan(step, state, jax.random.split(key, HORIZON))[1]
+
+    first, (seen, reward, terminated, truncated) = jax.jit(jax.vmap(trial))(jax.random.split(KEY, 64))
+    assert first.shape[1:] == seen.shape[2:] == env.observation_space(env.default_params).shape
+    assert not terminated.any()
+    np.testing.assert_array_equal(truncated, np.broadcast_to(np.arange(1, HORIZON + 1) == HORIZON, truncated.shape))
+    assert reward.min() > -0.1 and reward.max() <= 1.0
+    size = np.sqrt(np.mean(np.square(seen), axis=(0, 1)))
+    assert (size > 0.2).all() and (size < 3.0).all(), size
+
+
+def test_the_cartpole_is_paid_where_it_should_stand():
+    params = Varied("cartpole-balance").default_params
+    for member, upright, beside in (("cartpole-balance", 1.0, 0.0), ("cartpole-swing-up", 1.0, 0.5)):
+        env = Varied(member)
+        _, state = env.reset_env(KEY, params)
+        state = state.replace(x=0.0, x_dot=0.0, theta=0.0, theta_dot=0.0)
+        for change, expected in (
+            ({}, upright),
+            ({"theta": np.pi / 2}, beside),
+            ({"theta": 2 * np.pi}, upright),
+            ({"x": 2.5}, 0.0),
+        ):
+            observation, _, reward, terminated, _ = env.step_env(KEY, state.replace(**change), jnp.array([0.5]), params)
+            assert float(reward) == pytest.approx(expected, abs=1e-3) and not terminated
+            angle = change.get("theta", 0.0)
+            np.testing.assert_allclose(observation[2:4], [np.cos(angle), np.sin(angle) / 0.5], atol=1e-3)
+
+
 def test_control_keeps_what_follows_from_the_physics_and_hides_its_goals():
     balance = Varied("cartpole-balance")
     inner = balance.physics(balance.sample_task(KEY, None))
@@ -287,7 +330,7 @@ def test_the_projected_suite_has_one_space_in_every_split():
         assert [part.env.split for part in env.env.members.values()] == 2 * [
             "held-out-tasks" if split in ("held-out-tasks", "held-out-both") else "train"
         ]
-    assert spaces == {(repr(Box(-np.inf, np.inf, (16,))), repr(Box(-1.0, 1.0, (4,))))}
+    assert spaces == {(repr(Box(-np.inf, np.inf, (16,))), repr(Box(-1.0, 1.0, (2,))))}
 
 
 def test_the_cartpole_of_the_s5_code():
