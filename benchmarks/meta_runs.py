@@ -1,6 +1,6 @@
 """What agents learn to do within a meta-episode: regret on bandits, returns on tabular processes, curves on control.
 
-    uv run benchmarks/meta_runs.py [--groups bandits tabular ...] [--run-dir runs/meta]
+    uv run benchmarks/meta_runs.py [--groups bandits tabular ...] [--agents S5 GRU ...] [--run-dir runs/meta]
                                    [--results docs/measured/meta_runs.json] [--markdown FILE] [--table-only]
 
 Every row is one run of `hippodrome train` with four vmapped seeds, so the command may be killed and given again: what
@@ -117,11 +117,11 @@ BESIDE: dict[str, tuple[str, str, Any]] = {
 }
 
 
-def beside(group: str, root: Path, results: Results, table_only: bool) -> str:
+def beside(group: str, cells: list[Cell], root: Path, results: Results, table_only: bool) -> str:
     """The table of a group that stands beside a reference."""
     what, reference, measure = BESIDE[group]
     lines = [f"| Agent | {what} (interval) | Each seed | {reference} | Ratio |", "|---|---:|---|---:|---:|"]
-    for cell in GROUPS[group]:
+    for cell in cells:
 
         def find(cell: Cell = cell) -> dict[str, Any]:
             folder = finished_run(cell, root)
@@ -135,13 +135,13 @@ def beside(group: str, root: Path, results: Results, table_only: bool) -> str:
     return "\n".join(lines)
 
 
-def adaptation(group: str, root: Path, results: Results, table_only: bool) -> str:
+def adaptation(group: str, cells: list[Cell], root: Path, results: Results, table_only: bool) -> str:
     """First trial, last trial and gain in every split there is."""
     lines = [
         "| Agent | Split | Trials | First trial | Last trial | Gain (interval) | 20th percentile of the last |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for cell in GROUPS[group]:
+    for cell in cells:
         trained = load_config(cell.config, cell.flags).env.kwargs["trials"]
         cases = [(split, trained) for split in SPLITS] if group == "control" else [
             (split, trials) for split in ("train", "held-out-projections") for trials in (trained, 2 * trained)
@@ -179,6 +179,8 @@ def main() -> None:
     """Fill the tables, run by run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), metavar="GROUP")
+    labels = sorted({cell.label for cells in GROUPS.values() for cell in cells})
+    parser.add_argument("--agents", nargs="+", choices=labels, default=labels, metavar="AGENT", help="only these rows")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/meta"))
     parser.add_argument("--results", type=Path, default=Path("docs/measured/meta_runs.json"))
     parser.add_argument("--markdown", type=Path, help="write the tables there")
@@ -188,7 +190,9 @@ def main() -> None:
     parts = []
     for group in arguments.groups:
         table = beside if group in BESIDE else adaptation
-        parts.append(f"### {group}\n\n{table(group, arguments.run_dir, results, arguments.table_only)}\n")
+        cells = [cell for cell in GROUPS[group] if cell.label in arguments.agents]
+        rows = table(group, cells, arguments.run_dir, results, arguments.table_only)
+        parts.append(f"### {group}\n\n{rows}\n")
     text = "\n".join(parts)
     if arguments.markdown:
         arguments.markdown.write_text(text)

@@ -42,12 +42,16 @@ def make_point_navigation(trials: int = 4, horizon: int = 20, split: str = "trai
 
 
 def make_control(
-    trials: int = 8, members: tuple[str, ...] | None = None, projected: bool = True, split: str = "train"
+    trials: int = 8,
+    members: tuple[str, ...] | None = None,
+    projected: bool = True,
+    split: str = "train",
+    horizon: int = 100,
 ) -> Trials:
     """Continuous control under varied physics and goals, seen through random projections."""
     from . import control
 
-    return Trials(control.make_control(members, split=split, projected=projected), trials=trials)
+    return Trials(control.make_control(members, split=split, projected=projected, horizon=horizon), trials=trials)
 
 
 def make_playground(

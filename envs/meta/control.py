@@ -148,16 +148,19 @@ class Varied(Environment):
     Args:
         member: a name of `MEMBERS`.
         split: "train" or "held-out-tasks": the ranges that tasks are drawn from.
+        horizon: steps of a trial.
 
     Raises:
-        ValueError: for another name or split.
+        ValueError: for another name or split, or no steps.
     """
 
-    def __init__(self, member: str, split: str = "train"):
+    def __init__(self, member: str, split: str = "train", horizon: int = HORIZON):
         if member not in MEMBERS:
             raise ValueError(f"member={member!r} must be one of {', '.join(MEMBERS)}")
         check_split(split, projected=False)
-        self.member, self.split = member, split
+        if horizon < 1:
+            raise ValueError(f"horizon={horizon} must be at least 1")
+        self.member, self.split, self.horizon = member, split, horizon
         self._rules = MEMBERS[member]
         self.env = make_gymnax(self._rules.gymnax_id)
 
@@ -213,14 +216,16 @@ class Varied(Environment):
         return self.env.action_space(self.physics(self.default_params))
 
     def _task(self, point: dict[str, Any]) -> VariedParams:
-        return VariedParams(max_steps_in_episode=HORIZON, point=point)
+        return VariedParams(max_steps_in_episode=self.horizon, point=point)
 
     def _shown(self, observation: Array) -> Array:
         shown = self._rules.shown(observation)
         return shown if self._rules.units is None else shown / jnp.asarray(self._rules.units)
 
 
-def make_control(members: tuple[str, ...] | None = None, *, split: str = "train", projected: bool = True) -> Projection:
+def make_control(
+    members: tuple[str, ...] | None = None, *, split: str = "train", projected: bool = True, horizon: int = HORIZON
+) -> Projection:
     """The mixture of families of tasks, each seen through random projections to 16 and 2 numbers.
 
     Members are padded to the same sizes and projected together: one draw of matrices serves all, of variance 1 / n for
@@ -230,6 +235,7 @@ def make_control(members: tuple[str, ...] | None = None, *, split: str = "train"
         members: which; all of `MEMBERS`, and "point", where None.
         split: "train", "held-out-tasks", "held-out-projections" or "held-out-both".
         projected: False pads observations and actions to the same sizes in place of projecting them.
+        horizon: steps of a trial.
     """
     check_split(split, projected=True)
     known = (*MEMBERS, "point")
@@ -240,7 +246,7 @@ def make_control(members: tuple[str, ...] | None = None, *, split: str = "train"
     tasks = "held-out-tasks" if holds_out_tasks(split) else "train"
 
     envs = {
-        name: PointNavigation(HORIZON, tasks, dense=True) if name == "point" else Varied(name, split=tasks)
+        name: PointNavigation(horizon, tasks, dense=True) if name == "point" else Varied(name, tasks, horizon)
         for name in names
     }
     mixture = Mixture(padded(envs))
