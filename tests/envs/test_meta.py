@@ -240,6 +240,9 @@ def test_the_hidden_goal_in_the_plane_pays_within_its_reach():
         rewards.append(float(reward))
     np.testing.assert_allclose(observation, [0.0, 1.2], atol=1e-6)
     assert rewards == [0, 0, 0, 1, 1, 1]
+    dense = PointNavigation(dense=True)
+    *_, reward, _, _ = dense.step_env(KEY, state, jnp.zeros(2), params)
+    np.testing.assert_allclose(reward, np.exp(-2 * 0.2**2), rtol=1e-5)  # at (0, 1.2), the goal at (0, 1)
     held_out = tasks(PointNavigation(split="held-out-tasks"), 300).angle
     assert not ((held_out > np.pi / 6 + 1e-5) & (held_out < 5 * np.pi / 6 - 1e-5)).any()
 
@@ -283,6 +286,13 @@ def test_trials_of_control_have_one_length_and_numbers_of_one_size(member):
     assert reward.min() > -0.1 and reward.max() <= 1.0
     size = np.sqrt(np.mean(np.square(seen), axis=(0, 1)))
     assert (size > 0.1).all() and (size < 3.0).all(), size
+
+
+def test_trials_of_control_are_as_long_as_asked():
+    env = make("meta/Control", trials=3, horizon=7, members=("pendulum", "point"))
+    assert env.longest_episode(env.default_params) == 21
+    with pytest.raises(ValueError, match="horizon=0 must be at least 1"):
+        make("meta/Control", horizon=0, members=("pendulum",))
 
 
 def test_the_cartpole_is_paid_where_it_should_stand():
