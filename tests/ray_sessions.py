@@ -29,7 +29,7 @@ def processes_of(mark):
     return found
 
 
-def wait_until(condition, seconds=120):
+def wait_until(condition, seconds=400):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come to pass"

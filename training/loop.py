@@ -24,7 +24,7 @@ from .log.curve import draw_learning_curve
 from .log.metrics import MetricsWriter, summarize_updates
 from .log.progress import Progress, ProgressBar, Reporter, Stopwatch, table_console
 from .prepare import Prepared, cannot_write_folder, prepare, run_folder
-from .processes import agree, is_leader, whole
+from .processes import agree, is_leader, wait_for_all, whole
 from .run_folder import write_environment
 from .step import TrainState, initial_state, make_environment, state_template, watched_metrics
 
@@ -191,6 +191,7 @@ class Run:
         began = time.perf_counter()
         step = jax.jit(self.experiment.step, donate_argnums=0).lower(self.state).compile()
         bar.say(f"compiled in {time.perf_counter() - began:.1f} s")
+        wait_for_all("compiled")
         watch = Stopwatch()
         watch.lap(0)
         earlier = self.wall_time

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint.multihost import get_barrier_sync_fn
+
+_MOST_SECONDS_APART = 3600
 
 
 def is_leader() -> bool:
@@ -33,6 +36,19 @@ def run_devices(num_devices: int) -> list[jax.Device]:
             raise ValueError(f"num_devices={num_devices}, but process {process} has {len(devices)} devices")
         chosen += devices[:num_devices]
     return chosen
+
+
+def wait_for_all(name: str) -> None:
+    """Return once every process has come here; must stand before the first sum over the processes.
+
+    They compile for different times, and jax's collectives on CPUs give up where the last comes 30 s after the first.
+    A process that died ends the wait with an error.
+
+    Args:
+        name: of this place; each is passed once in the life of a process.
+    """
+    if jax.process_count() > 1:
+        get_barrier_sync_fn()(key=f"hippodrome/{name}", timeout_ms=_MOST_SECONDS_APART * 1000)
 
 
 def agree(numbers: Sequence[int]) -> list[int]:

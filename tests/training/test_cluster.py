@@ -49,6 +49,20 @@ class Broken(type(make("popgym/RepeatPreviousEasy"))):
         return super().step_env(*args)
 register_env("tests/Broken", Broken)
 """
+# An environment that one worker takes long to compile.
+LATE = """
+import time
+import jax
+from hippodrome.envs import make, register_env
+class Late(type(make("popgym/RepeatPreviousEasy"))):
+    seconds = 40.0
+    def step_env(self, *args):
+        if jax.process_index() == 1:
+            time.sleep(Late.seconds)
+            Late.seconds = 0.0
+        return super().step_env(*args)
+register_env("tests/Late", Late)
+"""
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 
@@ -56,7 +70,7 @@ pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
     """The mark of the processes of Ray."""
-    yield from ray_session(tmp_path_factory.mktemp("session"), {"broken_in_workers": BROKEN})
+    yield from ray_session(tmp_path_factory.mktemp("session"), {"broken_in_workers": BROKEN, "late_in_one_worker": LATE})
 
 
 def on_two_workers(config):
@@ -146,6 +160,15 @@ def test_workers_that_keep_failing_stop_the_run_with_their_traceback(session, tm
     assert "ArithmeticError: the moon is in the wrong house" in message and "in step_env" in message
     lines = [json.loads(line) for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
     assert [line["seconds_until_next_report"] for line in lines] == [None, None]
+
+
+@pytest.mark.slow
+def test_a_worker_that_compiles_for_longer_is_waited_for(session, tmp_path, capsys):
+    """Gloo gives up 30 s after the first process has come to the first sum."""
+    options = {"env__id": "tests/Late", "import": "late_in_one_worker", "total_env_steps": 128}
+    train(on_two_workers(tiny_config(**OPTIONS | options)), run_dir=tmp_path / "run")
+    assert newest(tmp_path / "run") == 2 and not (tmp_path / "run" / "failures.jsonl").exists()
+    assert "raised an error" not in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from hippodrome.training.processes import put
+from hippodrome.training.processes import put, wait_for_all
 
 
 def measure(sizes: list[int], repeats: int) -> list[float]:
@@ -18,6 +18,7 @@ def measure(sizes: list[int], repeats: int) -> list[float]:
     mean = jax.jit(
         jax.shard_map(lambda x: jax.lax.pmean(x, "devices"), mesh=mesh, in_specs=same, out_specs=same, check_vma=False)
     )
+    wait_for_all("bandwidth")
     medians = []
     for size in sizes:
         array = put(np.ones(max(1, size // 4), jnp.float32), NamedSharding(mesh, same))
