@@ -49,6 +49,7 @@ def ray_session(folder: Path, modules: dict[str, str]) -> Iterator[str]:
         patch.setenv(MARK, mark)
         patch.setenv("PYTHONPATH", str(folder))
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # as conftest.py has it in this process
         patch.syspath_prepend(folder)
         with connected(ClusterConfig(num_workers=2)):

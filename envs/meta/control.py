@@ -24,7 +24,7 @@ from hippodrome.envs.splits import Ranges, around, check_split, holds_out_tasks
 
 from .navigation import PointNavigation
 
-HORIZON = 100
+HORIZON = 25
 OBSERVATION_SIZE, ACTION_SIZE = 16, 2
 
 
@@ -33,7 +33,7 @@ class VariedParams(EnvParams):
     """A task.
 
     Attributes:
-        max_steps_in_episode: steps of a trial.
+        max_steps_in_episode: actions of a trial.
         point: the numbers of the task by name; gymnax's parameters follow from them.
     """
 
@@ -55,6 +55,7 @@ class Member:
             the large would drown the small.
         bounds: of the action, where gymnax's are not a Box.
         fixed: parameters that are other than gymnax's for every task.
+        repeat: gymnax's steps for each action, so that 25 actions are the time in which the task can be done.
     """
 
     gymnax_id: str
@@ -66,6 +67,7 @@ class Member:
     units: tuple[float, ...] | None = None
     bounds: tuple[float, float] | None = None
     fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
+    repeat: int = 1
 
 
 def _cartpole_masses(params: Any) -> Any:
@@ -85,8 +87,17 @@ def _goal(state: Any, point: Any) -> Any:
     return state.replace(goal_xy=jnp.stack([point["goal_x"], point["goal_y"]]))
 
 
+def _goal_alone(state: Any, point: Any) -> Any:
+    """Without urchins: five that are elsewhere in each trial would be ten of the fourteen numbers seen."""
+    return _goal(state.replace(urchin_xys=jnp.full_like(state.urchin_xys, jnp.inf)), point)
+
+
 def _without_goal(observation: Array) -> Array:
     return observation[:-2]
+
+
+def _place_and_velocity(observation: Array) -> Array:
+    return observation[-6:-2]
 
 
 _CARTPOLE = around(
@@ -106,6 +117,7 @@ MEMBERS = {
         around(g=(10.0, 0.2, 0.5), m=(1.0, 0.2, 0.4), l=(1.0, 0.2, 0.4)),
         reward=lambda state, reward: 1.0 + reward / 16.3,
         units=(1.0, 1.0, 4.0),
+        repeat=2,
     ),
     "cartpole-balance": Member(
         "CartPole-v1",
@@ -117,6 +129,7 @@ MEMBERS = {
         units=_CARTPOLE_UNITS,
         bounds=(0.0, 1.0),
         fixed=_NO_END,
+        repeat=3,
     ),
     "cartpole-swing-up": Member(
         "CartPole-v1",
@@ -128,6 +141,7 @@ MEMBERS = {
         units=_CARTPOLE_UNITS,
         bounds=(0.0, 1.0),
         fixed=_NO_END,
+        repeat=3,
     ),
     "mountain-car": Member(
         "MountainCarContinuous-v0",
@@ -136,9 +150,10 @@ MEMBERS = {
         reward=lambda state, reward: 0.5 * (1.0 + jnp.sin(3.0 * state.position)),
         units=(0.5, 0.02),
         fixed={"goal_position": np.inf},
+        repeat=4,
     ),
-    "reacher": Member("Reacher-misc", _FRAME, begin=_goal, shown=_without_goal),
-    "swimmer": Member("Swimmer-misc", _FRAME, begin=_goal, shown=_without_goal),
+    "reacher": Member("Reacher-misc", _FRAME, begin=_goal, shown=_without_goal, repeat=3),
+    "swimmer": Member("Swimmer-misc", _FRAME, begin=_goal_alone, shown=_place_and_velocity, repeat=2),
 }
 
 
@@ -192,16 +207,22 @@ class Varied(Environment):
         return self._shown(self.env.observe(state, self.physics(params))), state
 
     def step_env(self, key: Key[Array, ""], state: Any, action: Any, params: VariedParams):
-        """Takes one action."""
+        """Takes one action, `repeat` times."""
         if self._rules.bounds is not None:
             action = action[0]  # gymnax takes a number
-        observation, state, reward, terminated, _ = self.env.step_env(key, state, action, self.physics(params))
-        reward = jnp.asarray(self._rules.reward(state, reward), jnp.float32)
-        return self._shown(observation), state, reward, terminated, {}
+        physics = self.physics(params)
+
+        def one(state: Any, key: Any) -> tuple[Any, Any]:
+            _, state, reward, _, _ = self.env.step_env(key, state, action, physics)
+            return state, jnp.asarray(self._rules.reward(state, reward), jnp.float32)
+
+        state, rewards = jax.lax.scan(one, state, jax.random.split(key, self._rules.repeat), unroll=True)
+        # No member has an end of its own.
+        return self._shown(self.env.observe(state, physics)), state, rewards.mean(), jnp.asarray(False), {}
 
     def is_truncated(self, state: Any, params: VariedParams) -> Array:
-        """After `max_steps_in_episode` steps."""
-        return jnp.asarray(state.time >= params.max_steps_in_episode)
+        """After `max_steps_in_episode` actions."""
+        return jnp.asarray(state.time >= self._rules.repeat * params.max_steps_in_episode)
 
     def observation_space(self, params: VariedParams) -> Box:
         """What is seen of gymnax's, as one vector."""

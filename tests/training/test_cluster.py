@@ -27,7 +27,7 @@ from tests.ray_sessions import MARK, newest, processes_of, ray_session, wait_unt
 from tests.tiny import tiny_config, tiny_dreamer, tiny_flags
 
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-UPDATES = 24
+UPDATES = 16
 OPTIONS = dict(
     total_env_steps=64 * UPDATES,
     agent__learning_rate_schedule="constant",

@@ -214,6 +214,7 @@ def test_a_seed_that_fails_is_frozen_reported_and_left_out(tmp_path, monkeypatch
     assert np.isfinite(jax.tree.leaves(load_policy(run).params)[0]).all()
 
 
+@pytest.mark.slow
 def test_two_devices_train_and_resume(tmp_path):
     # A constant learning rate: a schedule depends on total_env_steps, which differs here.
     config = tiny_config(num_devices=2, num_shards=2, agent__learning_rate_schedule="constant", **QUICK)

@@ -105,7 +105,7 @@ def test_best_holds_the_parameters_that_acted():
         assert float(state.best.score) == max(scores) and int(state.best.update) == update
 
 
-@pytest.mark.parametrize("num_seeds", [1, 2])
+@pytest.mark.parametrize("num_seeds", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_two_devices_equal_one_in_two_shards(num_seeds):
     if jax.device_count() < 2:
         pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=2, which tests/conftest.py sets")
