@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 
@@ -53,4 +54,8 @@ def normalize(
 
 def pmean(tree: Any, axis_name: str | tuple[str, ...] | None) -> Any:
     """The mean over the axis, or axes, of that name; `tree` itself where None."""
-    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+    if axis_name is None:
+        return tree
+    # All leaves in one message: on CPUs each is waited for by itself, however small.
+    whole, separate = ravel_pytree(tree)
+    return separate(jax.lax.pmean(whole, axis_name))

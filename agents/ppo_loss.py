@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .normalization import pmean
 
@@ -73,10 +73,27 @@ def value_loss(
     return loss.mean()
 
 
-def normalized_advantage(advantage: Float[Array, "T B"], axis_name: str | None) -> Float[Array, "T B"]:
-    """Mean 0, standard deviation 1, over everything in it and over all devices."""
-    centred = advantage - pmean(advantage.mean(), axis_name)
-    return centred * jax.lax.rsqrt(pmean((centred**2).mean(), axis_name) + 1e-8)
+def advantage_scale(
+    advantage: Float[Array, "T B"], order: Int[Array, "M N"], kind: str, axis_name: str | None
+) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
+    """What the advantages of each minibatch are centred by and multiplied with, over all devices.
+
+    For all minibatches at once, before the first: devices then wait for each other twice in an update.
+
+    Args:
+        advantage: of the rollout.
+        order: the environments of each minibatch.
+        kind: over what they get mean 0 and deviation 1: "minibatch", "batch" or "none".
+        axis_name: of the devices.
+    """
+    num_minibatches = order.shape[0]
+    if kind == "none":
+        return jnp.zeros(num_minibatches), jnp.ones(num_minibatches)
+    # [T, M, N], or everything as one.
+    parts = advantage[:, order] if kind == "minibatch" else advantage[:, None]
+    mean = pmean(parts.mean((0, 2)), axis_name)
+    variance = pmean(jnp.square(parts - mean[:, None]).mean((0, 2)), axis_name)
+    return tuple(jnp.broadcast_to(each, num_minibatches) for each in (mean, jax.lax.rsqrt(variance + 1e-8)))
 
 
 def ppo_loss(
@@ -86,18 +103,14 @@ def ppo_loss(
     value: Float[Array, "T B"],
     targets: Targets,
     entropy_coef: Any,
-    axis_name: str | None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """`policy_loss + value_coef value_loss - entropy_coef entropy`, and its parts as metrics.
 
     `approx_kl` is the low-variance estimator `mean(ratio - 1 - log ratio)` (Schulman 2020).
     """
-    advantage = targets.advantage
-    if config.normalize_advantage == "minibatch":
-        advantage = normalized_advantage(advantage, axis_name)
     log_ratio = log_prob - targets.log_prob
     losses = {
-        "policy_loss": policy_loss(log_ratio, advantage, config.clip_eps, config.dual_clip),
+        "policy_loss": policy_loss(log_ratio, targets.advantage, config.clip_eps, config.dual_clip),
         "value_loss": value_loss(value, targets, config.value_loss, config.value_clip_eps),
         "entropy": entropy.mean(),
     }

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from .core import Rollout
 from .normalization import RunningStatistics, pmean, update_statistics
 from .optimizers import steps_taken
-from .ppo_loss import Targets, normalized_advantage, ppo_loss
+from .ppo_loss import Targets, advantage_scale, ppo_loss
 from .returns import generalized_advantage, next_values
 
 
@@ -26,15 +26,19 @@ def learn(agent: Any, state: Any, batch: Rollout, key: Key[Array, ""]) -> tuple[
     """
     config = agent.config
     reward, reward_statistics, discounted_return = _scaled_reward(agent, state, batch)
-    targets = _targets(config, batch, reward, agent.axis_name)
+    targets = _targets(config, batch, reward)
     entropy_coef = agent.entropy_schedule(steps_taken(state.optimizer))
     params = state.params
     features = agent.features(params, batch.timestep)
     sequence = (features, batch.timestep.reset, batch.decision.action, targets)
+    order = _minibatch_order(agent, key, batch.last_value.shape[0])
+    scales = advantage_scale(targets.advantage, order, config.normalize_advantage, agent.axis_name)
 
-    def minibatch_step(carried, envs):
+    def minibatch_step(carried, inputs):
         network, optimizer, stopped = carried
-        part = jax.tree.map(lambda leaf: leaf[:, envs], sequence)
+        envs, centre, scale = inputs
+        *part, goal = jax.tree.map(lambda leaf: leaf[:, envs], sequence)
+        part = (*part, dataclasses.replace(goal, advantage=scale * (goal.advantage - centre)))
         start = jax.tree.map(lambda leaf: leaf[envs], batch.initial_carry)
         grads, metrics = jax.grad(_loss, argnums=1, has_aux=True)(agent, network, start, part, entropy_coef)
         grads, metrics = pmean((grads, metrics), agent.axis_name)
@@ -47,9 +51,8 @@ def learn(agent: Any, state: Any, batch: Rollout, key: Key[Array, ""]) -> tuple[
         network, optimizer = new
         return (network, optimizer, stopped), (metrics, ~stopped)
 
-    order = _minibatch_order(agent, key, batch.last_value.shape[0])
     (network, optimizer, _), (metrics, applied) = jax.lax.scan(
-        minibatch_step, (params.network, state.optimizer, jnp.asarray(False)), order
+        minibatch_step, (params.network, state.optimizer, jnp.asarray(False)), (order, *scales)
     )
     metrics = {name: _applied_mean(values, applied) for name, values in metrics.items()}
     metrics["minibatches_applied"] = applied.sum().astype(jnp.float32)
@@ -71,20 +74,17 @@ def _loss(agent: Any, network: Any, start: Any, part: Any, entropy_coef: Any) ->
     _, outputs, log_std, value = agent.network.apply(network, start, features, reset)
     log_prob = agent.distribution.log_prob(outputs, log_std, action)
     entropy = agent.distribution.entropy(outputs, log_std)
-    return ppo_loss(agent.config, log_prob, entropy, value, targets, entropy_coef, agent.axis_name)
+    return ppo_loss(agent.config, log_prob, entropy, value, targets, entropy_coef)
 
 
-def _targets(config: Any, batch: Rollout, reward: Float[Array, "T B"], axis_name: str | None) -> Targets:
+def _targets(config: Any, batch: Rollout, reward: Float[Array, "T B"]) -> Targets:
     outcome, value = batch.outcome, batch.decision.value
     terminated, truncated = outcome.terminated, outcome.truncated
     if config.truncation_is_terminal:
         terminated, truncated = terminated | truncated, jnp.zeros_like(truncated)
     beyond = next_values(value, batch.last_value, batch.final_value, terminated, truncated)
     advantage = generalized_advantage(reward, value, beyond, terminated | truncated, config.gamma, config.gae_lambda)
-    value_target = advantage + value
-    if config.normalize_advantage == "batch":
-        advantage = normalized_advantage(advantage, axis_name)
-    return Targets(batch.decision.log_prob, value, advantage, value_target)
+    return Targets(batch.decision.log_prob, value, advantage, advantage + value)
 
 
 def _scaled_reward(
@@ -139,9 +139,7 @@ def _applied_mean(values: Float[Array, " M"], applied: Array) -> Float[Array, ""
 
 def _explained_variance(targets: Targets, axis_name: str | None) -> Float[Array, ""]:
     """`1 - var(value_target - value) / var(value_target)`."""
-
-    def variance(x):
-        centred = x - pmean(x.mean(), axis_name)
-        return pmean((centred**2).mean(), axis_name)
-
-    return 1.0 - variance(targets.value_target - targets.value) / (variance(targets.value_target) + 1e-8)
+    both = jnp.stack([targets.value_target - targets.value, targets.value_target])
+    centred = both - pmean(both.mean((1, 2)), axis_name)[:, None, None]
+    unexplained, total = pmean(jnp.square(centred).mean((1, 2)), axis_name)
+    return 1.0 - unexplained / (total + 1e-8)

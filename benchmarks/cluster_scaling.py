@@ -2,8 +2,8 @@
 
     uv run benchmarks/cluster_scaling.py [--updates 12] [--repeats 3] [--markdown FILE]
 
-Recurrent PPO (configs/popgym.yaml, S5) in four places: one process on one core, one process on two, one worker of one
-core, two workers of one core each. The runs are interleaved; a row gives the median over repeats of the median seconds
+Recurrent PPO (configs/popgym.yaml, S5) in five places: one process on one core, the same with half of the environments
+(what each of two workers computes), one process on two cores, one worker of one core, two workers of one core each. The runs are interleaved; a row gives the median over repeats of the median seconds
 of an update, without compiling. Then the parts: how often an update adds up gradients, how many bytes that is, and how
 long two workers take for as many; and the arithmetic of 8 and 64 nodes.
 """
@@ -28,12 +28,13 @@ from hippodrome.training.step import make_experiment
 
 CONFIG, NUM_ENVS = "popgym", 64
 WORKERS = ("--cluster.num-workers",)
-# Name -> cores, and flags.
+# Name -> cores, environments, and flags.
 PLACES = {
-    "one process, one core": ((0,), ("--num-shards", "2")),
-    "one process, two cores": ((0, 1), ("--num-shards", "2")),
-    "one worker, one core": ((0, 1), (*WORKERS, "1", "--num-shards", "2")),
-    "two workers, one core each": ((0, 1), (*WORKERS, "2")),
+    "one process, one core": ((0,), NUM_ENVS, ("--num-shards", "2")),
+    "half of it": ((0,), NUM_ENVS // 2, ()),
+    "one process, two cores": ((0, 1), NUM_ENVS, ("--num-shards", "2")),
+    "one worker, one core": ((0, 1), NUM_ENVS, (*WORKERS, "1", "--num-shards", "2")),
+    "two workers, one core each": ((0, 1), NUM_ENVS, (*WORKERS, "2")),
 }
 NODES = (8, 64)
 # Of a cluster's network: bytes a second (10 Gbit/s) and seconds for one message.
@@ -42,12 +43,11 @@ NETWORK = (1.25e9, 50e-6)
 
 def seconds_per_update(name: str, updates: int) -> float:
     """The median over the updates of one run, the first left out."""
-    cores, flags = PLACES[name]
-    config = load_config(CONFIG)
-    steps = config.agent.num_steps * NUM_ENVS
+    cores, num_envs, flags = PLACES[name]
+    steps = load_config(CONFIG).agent.num_steps * num_envs
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        words = ["--env.num-envs", str(NUM_ENVS), "--total-env-steps", str(steps * updates), *flags]
+        words = ["--env.num-envs", str(num_envs), "--total-env-steps", str(steps * updates), *flags]
         words += ["--run-dir", str(run), "--log.no-tensorboard", "--evaluation.episodes", "1"]
         words += ["--checkpoint.every-updates", str(10**6)]
         command = [
@@ -111,15 +111,17 @@ def main() -> None:
 
 
 def _places(seconds: dict[str, float]) -> list[str]:
-    steps = load_config(CONFIG).agent.num_steps * NUM_ENVS
-    alone = seconds["one process, one core"]
-    lines = ["| Where | Update (s) | Env steps/s | Against one core |", "|---|---:|---:|---:|"]
-    return lines + [f"| {name} | {t:.3f} | {steps / t:,.0f} | {alone / t:.2f} |" for name, t in seconds.items()]
+    steps = load_config(CONFIG).agent.num_steps
+    alone = NUM_ENVS / seconds["one process, one core"]
+    lines = ["| Where | Environments | Update (s) | Env steps/s | Against one core |", "|---|---:|---:|---:|---:|"]
+    for name, time in seconds.items():
+        speed = PLACES[name][1] / time
+        lines.append(f"| {name} | {PLACES[name][1]} | {time:.3f} | {steps * speed:,.0f} | {speed / alone:.2f} |")
+    return lines
 
 
 def _parts(size: int, times: int, small: float, whole: float, seconds: dict[str, float]) -> list[str]:
-    half = seconds["one process, one core"] / 2
-    overhead = seconds["two workers, one core each"] - half
+    overhead = seconds["two workers, one core each"] - seconds["half of it"]
     return [
         "| Part of an update of two workers | Found |",
         "|---|---:|",
@@ -127,14 +129,14 @@ def _parts(size: int, times: int, small: float, whole: float, seconds: dict[str,
         f"| adding it up once | {1e3 * whole:.2f} ms |",
         f"| adding it up in an update | {1e3 * whole * times:.0f} ms |",
         f"| adding up one number | {1e3 * small:.2f} ms |",
-        f"| update beyond half of one core's | {1e3 * overhead:.0f} ms |",
+        f"| update beyond that of one process with half of the environments | {1e3 * overhead:.0f} ms |",
     ]
 
 
 def _nodes(size: int, times: int, seconds: dict[str, float]) -> list[str]:
     """An update of N nodes that do what a core does here, by a ring: 2 (N - 1) / N of the bytes, 2 (N - 1) messages."""
     bandwidth, latency = NETWORK
-    half = seconds["one process, one core"] / 2
+    half = seconds["half of it"]
     steps = load_config(CONFIG).agent.num_steps * NUM_ENVS // 2
     lines = ["| Nodes | Adding up (s) | Update (s) | Env steps/s | Of N times one |", "|---:|---|---|---:|---:|"]
     for nodes in NODES:

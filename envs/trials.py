@@ -6,6 +6,7 @@ Sources: Duan et al. 2016 (RL^2); Wang et al. 2016.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from .core import Environment, EnvState, longest_episode
 from .encoding import encode_action, space_width
 from .host import require_in_jax
 from .spaces import Box, Dict, Discrete, Space, flat_spaces
+
+SHOWS = ("previous_observation", "progress")
 
 
 @struct.dataclass
@@ -31,6 +34,7 @@ class TrialsState(EnvState):
         trial: int32; trials finished.
         trial_return: float32; rewards of the running trial.
         trial_returns: float32 `[K]`; of the finished ones, 0 elsewhere.
+        observation: what the next step will show as the previous one; () where it is not shown.
     """
 
     inner: Any
@@ -39,6 +43,7 @@ class TrialsState(EnvState):
     trial: Int[Array, ""]
     trial_return: Float[Array, ""]
     trial_returns: Float[Array, " K"]
+    observation: Any = ()
 
 
 @struct.dataclass
@@ -66,23 +71,33 @@ class Trials(Environment):
 
     Observations are dicts: `observation` of the environment within; `previous_action` `[A]`, one-hot where discrete and
     scaled to [-1, 1] where not, 0 at the first step of a meta-episode; `previous_reward`; `trial_start` and
-    `first_step`, 0 or 1. Parameters (`env.params`) are those of the environment within, from which tasks are drawn.
+    `first_step`, 0 or 1; and what `shows` adds. Parameters (`env.params`) are those of the environment within, from which tasks are drawn.
 
     Args:
         env: the environment within; tasks come from its `sample_task`.
         trials: K, the number of trials.
         steps: in place of `trials`, the number of steps; as many trials as fit, the last one cut off.
         same_start: every trial of a meta-episode begins in the same state, given the same task.
+        shows: what observations hold besides. "previous_observation": the observation that the previous action was
+            taken at, zeros at the first step, so that one input holds a whole transition. "progress": the share of the
+            meta-episode that is over, 0 to 1, by trials or by steps: without it a critic cannot tell the end, where
+            returns stop, from the middle (Pardo et al. 2018, "Time limits in reinforcement learning").
 
     Raises:
-        ValueError: unless exactly one of `trials` and `steps` is given and at least 1, where `steps` is less than the
+        ValueError: for another word in `shows`, unless exactly one of `trials` and `steps` is given and at least 1, where `steps` is less than the
             longest trial, or for an environment that steps on the host or whose episodes have no limit.
     """
 
     can_truncate = False
 
     def __init__(
-        self, env: Environment, *, trials: int | None = None, steps: int | None = None, same_start: bool = False
+        self,
+        env: Environment,
+        *,
+        trials: int | None = None,
+        steps: int | None = None,
+        same_start: bool = False,
+        shows: Sequence[str] = (),
     ):
         if (trials is None) == (steps is None):
             raise ValueError(f"exactly one of trials={trials} and steps={steps} must be given, the other be None")
@@ -90,11 +105,15 @@ class Trials(Environment):
         if self._most < 1:
             given = f"trials={trials}" if steps is None else f"steps={steps}"
             raise ValueError(f"{given} must be at least 1")
+        unknown = [word for word in shows if word not in SHOWS]
+        if unknown:
+            raise ValueError(f"shows={unknown} must be of {', '.join(SHOWS)}")
         require_in_jax(env, "meta-episodes")
         self.env = env
         self.trials = trials
         self.steps = steps
         self.same_start = same_start
+        self.shows = tuple(shows)
         self._check_budget(env.default_params)
 
     @property
@@ -149,9 +168,18 @@ class Trials(Environment):
             trial=jnp.zeros((), jnp.int32),
             trial_return=jnp.zeros(()),
             trial_returns=jnp.zeros(self.most_trials()),
+            observation=self._kept(observation),
         )
-        previous_action = jnp.zeros(space_width(self.env.action_space(task)))
-        return _observed(observation, previous_action, jnp.zeros(()), trial_start=True, first_step=True), state
+        shown = self._observed(
+            state,
+            observation,
+            previous_action=jnp.zeros(space_width(self.env.action_space(task))),
+            previous_reward=jnp.zeros(()),
+            previous_observation=jax.tree.map(jnp.zeros_like, state.observation),
+            trial_start=True,
+            first_step=True,
+        )
+        return shown, state
 
     def step_env(self, key: Key[Array, ""], state: TrialsState, action: Any, params: Any):
         """Takes one action; where it ended a trial, begins the next."""
@@ -168,8 +196,10 @@ class Trials(Environment):
         starts = ended & ~done
         fresh = self.env.reset_env(state.start_key if self.same_start else reset_key, state.task)
         observation, inner = jax.tree.map(lambda new, old: jnp.where(starts, new, old), fresh, (reached, inner))
+        previous_observation = state.observation
         state = dataclasses.replace(
             state,
+            observation=self._kept(observation),
             time=time,
             inner=inner,
             trial=trial,
@@ -178,13 +208,22 @@ class Trials(Environment):
         )
         leaves = zip(flat_spaces(self.env.action_space(state.task)), jax.tree.leaves(action), strict=True)
         previous_action = jnp.concatenate([encode_action(leaf, part) for leaf, part in leaves], axis=-1)
-        observation = _observed(observation, previous_action, reward, trial_start=starts, first_step=False)
-        return observation, state, reward, done, info
+        shown = self._observed(
+            state,
+            observation,
+            previous_action=previous_action,
+            previous_reward=reward,
+            previous_observation=previous_observation,
+            trial_start=starts,
+            first_step=False,
+        )
+        return shown, state, reward, done, info
 
     def observation_space(self, params: Any) -> Dict:
         """See the class."""
         self._check_budget(params)
         flag = Discrete(2)
+        more = {"previous_observation": self.env.observation_space(params), "progress": Box(0.0, 1.0, ())}
         return Dict(
             {
                 "observation": self.env.observation_space(params),
@@ -192,12 +231,38 @@ class Trials(Environment):
                 "previous_reward": Box(-jnp.inf, jnp.inf, ()),
                 "trial_start": flag,
                 "first_step": flag,
+                **{name: more[name] for name in self.shows},
             }
         )
 
     def action_space(self, params: Any) -> Space:
         """That of the environment within."""
         return self.env.action_space(params)
+
+    def _kept(self, observation: Any) -> Any:
+        return observation if "previous_observation" in self.shows else ()
+
+    def _observed(
+        self,
+        state: TrialsState,
+        observation: Any,
+        *,
+        previous_action: Any,
+        previous_reward: Any,
+        previous_observation: Any,
+        trial_start: Any,
+        first_step: Any,
+    ) -> dict[str, Any]:
+        over = state.trial if self.steps is None else state.time
+        more = {"previous_observation": previous_observation, "progress": over.astype(jnp.float32) / self._most}
+        return {
+            "observation": observation,
+            "previous_action": previous_action,
+            "previous_reward": previous_reward,
+            "trial_start": jnp.asarray(trial_start, jnp.int32),
+            "first_step": jnp.asarray(first_step, jnp.int32),
+            **{name: more[name] for name in self.shows},
+        }
 
     def _longest_trial(self, params: Any) -> int:
         longest = longest_episode(self.env, params)
@@ -212,13 +277,3 @@ class Trials(Environment):
                 f"steps={self.steps} of a meta-episode must be at least the longest trial, max_steps_in_episode="
                 f"{longest} of {self.env.name}; raise the one or lower the other"
             )
-
-
-def _observed(observation, previous_action, previous_reward, *, trial_start, first_step) -> dict[str, Any]:
-    return {
-        "observation": observation,
-        "previous_action": previous_action,
-        "previous_reward": previous_reward,
-        "trial_start": jnp.asarray(trial_start, jnp.int32),
-        "first_step": jnp.asarray(first_step, jnp.int32),
-    }

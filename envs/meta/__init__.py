@@ -19,12 +19,17 @@ def make_bandit(arms: int = 5, steps: int = 100, split: str = "train") -> Trials
 
 
 def make_tabular_mdp(
-    trials: int = 10, states: int = 10, actions: int = 5, horizon: int = 10, split: str = "train"
+    trials: int = 10,
+    states: int = 10,
+    actions: int = 5,
+    horizon: int = 10,
+    split: str = "train",
+    shows: tuple[str, ...] = (),
 ) -> Trials:
     """Tabular processes of RL^2."""
     from .tabular_mdp import TabularMDP
 
-    return Trials(TabularMDP(states, actions, horizon, split), trials=trials)
+    return Trials(TabularMDP(states, actions, horizon, split), trials=trials, shows=shows)
 
 
 def make_grid_navigation(trials: int = 4, size: int = 5, horizon: int = 15, split: str = "train") -> Trials:
@@ -46,12 +51,14 @@ def make_control(
     members: tuple[str, ...] | None = None,
     projected: bool = True,
     split: str = "train",
-    horizon: int = 100,
+    horizon: int = 25,
+    shows: tuple[str, ...] = (),
 ) -> Trials:
     """Continuous control under varied physics and goals, seen through random projections."""
     from . import control
 
-    return Trials(control.make_control(members, split=split, projected=projected, horizon=horizon), trials=trials)
+    suite = control.make_control(members, split=split, projected=projected, horizon=horizon)
+    return Trials(suite, trials=trials, shows=shows)
 
 
 def make_playground(
@@ -79,10 +86,15 @@ def make_cartpole(trials: int = 16, split: str = "train") -> Trials:
 
 
 def make_trials(
-    env_id: str, trials: int | None = None, steps: int | None = None, same_start: bool = False, **kwargs: Any
+    env_id: str,
+    trials: int | None = None,
+    steps: int | None = None,
+    same_start: bool = False,
+    shows: tuple[str, ...] = (),
+    **kwargs: Any,
 ) -> Trials:
     """Any environment in meta-episodes; `kwargs` go to its constructor."""
-    return Trials(make(env_id, **kwargs), trials=trials, steps=steps, same_start=same_start)
+    return Trials(make(env_id, **kwargs), trials=trials, steps=steps, same_start=same_start, shows=shows)
 
 
 register_env("meta/Bandit", f"{_HERE}:make_bandit")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hippodrome.agents import PPOConfig
-from hippodrome.agents.ppo_loss import Targets, normalized_advantage, policy_loss, ppo_loss, value_loss
+from hippodrome.agents.ppo_loss import Targets, advantage_scale, policy_loss, ppo_loss, value_loss
 
 
 def targets(value, value_target):
@@ -42,17 +42,25 @@ def test_clipped_value_loss_stops_the_gradient_beyond_the_clip():
     np.testing.assert_array_equal(gradient, 0.0)
 
 
-def test_normalized_advantage_has_mean_0_and_deviation_1():
-    normal = normalized_advantage(jnp.array([[1.0, 2.0], [3.0, 10.0]]), None)
-    np.testing.assert_allclose(normal.mean(), 0.0, atol=1e-6)
-    np.testing.assert_allclose(normal.std(), 1.0, rtol=1e-5)
+def test_advantages_get_mean_0_and_deviation_1_over_minibatch_or_batch():
+    advantage = jnp.array([[1.0, 2.0, -5.0, 8.0], [3.0, 10.0, 0.5, 4.0]])
+    order = jnp.array([[0, 2], [3, 1], [2, 1]])
+    centre, scale = advantage_scale(advantage, order, "minibatch", None)
+    for envs, each_centre, each_scale in zip(order, centre, scale, strict=True):
+        part = advantage[:, envs]
+        np.testing.assert_allclose(each_scale * (part - each_centre), (part - part.mean()) / part.std(), rtol=1e-5)
+    centre, scale = advantage_scale(advantage, order, "batch", None)
+    np.testing.assert_allclose(centre, 3 * [advantage.mean()], rtol=1e-6)
+    np.testing.assert_allclose(scale, 3 * [1 / advantage.std()], rtol=1e-6)
+    centre, scale = advantage_scale(advantage, order, "none", None)
+    assert centre.tolist() == [0.0] * 3 and scale.tolist() == [1.0] * 3
 
 
 def test_total_and_metrics():
     config = PPOConfig(value_coef=0.5, normalize_advantage="none")
     goal = dataclasses.replace(targets([0.0, 0.0], [1.0, -1.0]), log_prob=jnp.log(jnp.array([[0.5, 0.5]])))
     log_prob = jnp.log(jnp.array([[0.75, 0.5]]))
-    total, metrics = ppo_loss(config, log_prob, jnp.array([[0.6, 0.8]]), jnp.zeros((1, 2)), goal, 0.1, None)
+    total, metrics = ppo_loss(config, log_prob, jnp.array([[0.6, 0.8]]), jnp.zeros((1, 2)), goal, 0.1)
     policy = -(1.2 - 1.0) / 2
     np.testing.assert_allclose(metrics["policy_loss"], policy, rtol=1e-5)
     np.testing.assert_allclose(total, policy + 0.5 * 0.5 - 0.1 * 0.7, rtol=1e-5)

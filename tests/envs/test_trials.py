@@ -64,6 +64,20 @@ def play(env, actions, seed=0):
     return found, states
 
 
+def test_what_is_shown_besides():
+    env = Trials(Ladder(), trials=2, shows=("previous_observation", "progress"))
+    found = [observation for observation, *_ in play(env, [1, 0, 1, 0, 0, 1])[0]]
+    np.testing.assert_array_equal(found[0]["previous_observation"], [0.0])
+    for before, after in zip(found, found[1:], strict=False):
+        np.testing.assert_array_equal(after["previous_observation"], before["observation"])
+    assert [float(each["progress"]) for each in found] == [0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 1.0]
+    assert all(env.observation_space(env.default_params).contains(each) for each in found)
+    by_steps = Trials(Ladder(), steps=4, shows=("progress",))
+    assert [float(o["progress"]) for o, *_ in play(by_steps, [0] * 4)[0]] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    with pytest.raises(ValueError, match=r"shows=\['time'\] must be of previous_observation, progress"):
+        Trials(Ladder(), trials=2, shows=("time",))
+
+
 @pytest.mark.parametrize("truncates", [False, True])
 def test_a_meta_episode_is_its_trials_one_after_the_other(truncates):
     actions = [1, 0, 1, 0, 0, 1]
