@@ -93,7 +93,8 @@ def advantage_scale(
     parts = advantage[:, order] if kind == "minibatch" else advantage[:, None]
     mean = pmean(parts.mean((0, 2)), axis_name)
     variance = pmean(jnp.square(parts - mean[:, None]).mean((0, 2)), axis_name)
-    return tuple(jnp.broadcast_to(each, num_minibatches) for each in (mean, jax.lax.rsqrt(variance + 1e-8)))
+    scale = jax.lax.rsqrt(variance + 1e-8)
+    return jnp.broadcast_to(mean, num_minibatches), jnp.broadcast_to(scale, num_minibatches)
 
 
 def ppo_loss(

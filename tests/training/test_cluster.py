@@ -70,7 +70,9 @@ pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
     """The mark of the processes of Ray."""
-    yield from ray_session(tmp_path_factory.mktemp("session"), {"broken_in_workers": BROKEN, "late_in_one_worker": LATE})
+    yield from ray_session(
+        tmp_path_factory.mktemp("session"), {"broken_in_workers": BROKEN, "late_in_one_worker": LATE}
+    )
 
 
 def on_two_workers(config):
