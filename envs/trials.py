@@ -71,7 +71,8 @@ class Trials(Environment):
 
     Observations are dicts: `observation` of the environment within; `previous_action` `[A]`, one-hot where discrete and
     scaled to [-1, 1] where not, 0 at the first step of a meta-episode; `previous_reward`; `trial_start` and
-    `first_step`, 0 or 1; and what `shows` adds. Parameters (`env.params`) are those of the environment within, from which tasks are drawn.
+    `first_step`, 0 or 1; and what `shows` adds. Parameters (`env.params`) are those of the environment within, from
+    which tasks are drawn.
 
     Args:
         env: the environment within; tasks come from its `sample_task`.
@@ -84,8 +85,9 @@ class Trials(Environment):
             returns stop, from the middle (Pardo et al. 2018, "Time limits in reinforcement learning").
 
     Raises:
-        ValueError: for another word in `shows`, unless exactly one of `trials` and `steps` is given and at least 1, where `steps` is less than the
-            longest trial, or for an environment that steps on the host or whose episodes have no limit.
+        ValueError: for another word in `shows`, unless exactly one of `trials` and `steps` is given and at least 1,
+            where `steps` is less than the longest trial, or for an environment that steps on the host or whose episodes
+            have no limit.
     """
 
     can_truncate = False

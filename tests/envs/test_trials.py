@@ -1,5 +1,7 @@
 """Meta-episodes: what is shown, kept and cleared, by hand."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +70,7 @@ def test_what_is_shown_besides():
     env = Trials(Ladder(), trials=2, shows=("previous_observation", "progress"))
     found = [observation for observation, *_ in play(env, [1, 0, 1, 0, 0, 1])[0]]
     np.testing.assert_array_equal(found[0]["previous_observation"], [0.0])
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in itertools.pairwise(found):
         np.testing.assert_array_equal(after["previous_observation"], before["observation"])
     assert [float(each["progress"]) for each in found] == [0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 1.0]
     assert all(env.observation_space(env.default_params).contains(each) for each in found)
