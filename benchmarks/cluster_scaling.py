@@ -4,9 +4,9 @@
 
 Recurrent PPO (configs/popgym.yaml, S5) in five places: one process on one core, the same with half of the environments
 (what each of two workers computes), one process on two cores, one worker of one core, two workers of one core each. The
-runs are interleaved; a row gives the median over repeats of the median seconds of an update, without compiling. Then the
-parts: how often an update adds up gradients, how many bytes that is, and how long two workers take for as many; and the
-arithmetic of 8 and 64 nodes.
+runs are interleaved; a row gives the median over repeats of the median seconds of an update, without compiling. Then
+the parts: how often an update adds up gradients, how many bytes that is, and how long two workers take for as many; and
+the arithmetic of 8 and 64 nodes.
 """
 
 import argparse
