@@ -38,8 +38,6 @@ PLACES = {
     "two workers, one core each": ((0, 1), NUM_ENVS, (*WORKERS, "2")),
 }
 NODES = (8, 64)
-# Of a cluster's network: bytes a second (10 Gbit/s) and seconds for one message.
-NETWORK = (1.25e9, 50e-6)
 
 
 def seconds_per_update(name: str, updates: int) -> float:
@@ -104,7 +102,13 @@ def main() -> None:
     size, times = gradient_parts()
     small, whole = reduce_seconds([4, size])
     text = "\n".join(
-        [*_places(seconds), "", *_parts(size, times, small, whole, seconds), "", *_nodes(size, times, seconds)]
+        [
+            *_places(seconds),
+            "",
+            *_parts(size, times, small, whole, seconds),
+            "",
+            *_nodes(size, times, small, whole, seconds),
+        ]
     )
     if arguments.markdown:
         arguments.markdown.write_text(text + "\n")
@@ -134,19 +138,27 @@ def _parts(size: int, times: int, small: float, whole: float, seconds: dict[str,
     ]
 
 
-def _nodes(size: int, times: int, seconds: dict[str, float]) -> list[str]:
-    """An update of N nodes that do what a core does here, by a ring: 2 (N - 1) / N of the bytes, 2 (N - 1) messages."""
-    bandwidth, latency = NETWORK
+def _nodes(size: int, times: int, small: float, whole: float, seconds: dict[str, float]) -> list[str]:
+    """An update of N nodes that do what a core does here, joined as two workers are here.
+
+    A ring of N sends 2 (N - 1) messages one after the other, and 2 (N - 1) / N of the bytes. Two workers say what both
+    cost: one number takes two messages, and the rest of a gradient's time is for its bytes. What an update of two
+    workers lacks besides, waiting for each other, is taken to stay as it is.
+    """
+    message, byte = small / 2, (whole - small) / size
     half = seconds["half of it"]
+    waiting = seconds["two workers, one core each"] - half - times * whole
     steps = load_config(CONFIG).agent.num_steps * NUM_ENVS // 2
     lines = ["| Nodes | Adding up (s) | Update (s) | Env steps/s | Of N times one |", "|---:|---|---|---:|---:|"]
     for nodes in NODES:
-        once = 2 * (nodes - 1) / nodes * size / bandwidth + 2 * (nodes - 1) * latency
-        update = half + times * once
-        sum_text = f"{times} x (2 x {nodes - 1}/{nodes} x {size:,} / {bandwidth:.3g} + 2 x {nodes - 1} x {latency:g})"
-        update_text = f"{half:.3f} + {times * once:.3f} = {update:.3f}"
-        speed, share = nodes * steps / update, half / update
-        lines.append(f"| {nodes} | {sum_text} = {times * once:.3f} | {update_text} | {speed:,.0f} | {share:.2f} |")
+        added = times * (2 * (nodes - 1) * message + 2 * (nodes - 1) / nodes * size * byte)
+        update = half + waiting + added
+        sum_text = f"{times} x (2 x {nodes - 1} x {message:.2g} + 2 x {nodes - 1}/{nodes} x {size:,} x {byte:.2g})"
+        update_text = f"{half:.3f} + {waiting:.3f} + {added:.3f} = {update:.3f}"
+        lines.append(
+            f"| {nodes} | {sum_text} = {added:.3f} | {update_text} | {nodes * steps / update:,.0f} | "
+            f"{half / update:.2f} |"
+        )
     return lines
 
 
