@@ -52,11 +52,13 @@ def run(what: str, updates: int, folder: Path) -> dict[str, float]:
         found["killed_at"] = reached
     if what == "the driver":
         driver.wait()
+        logged = read_metrics(folder)
         resumed = max(Checkpointer(folder / "checkpoints").steps()) * steps_per_update
         driver = subprocess.Popen([*command, "--resume", str(folder)], stdout=sys.stderr)
-        while read_metrics(folder)[-1]["env_steps"] <= reached:
+        # What was logged after the checkpoint is taken back first.
+        while (rows := read_metrics(folder)) == logged or rows[-1]["env_steps"] <= resumed:
             time.sleep(0.05)
-        found |= {"seconds": time.perf_counter() - killed, "repeated": reached - resumed}
+        found |= {"seconds": time.perf_counter() - killed, "repeated": logged[-1]["env_steps"] - resumed}
     if driver.wait():
         sys.exit(f"the run in which {what} was killed ended with {driver.returncode}")
     if (folder / "failures.jsonl").exists():
