@@ -256,7 +256,7 @@ class Trials(Environment):
         first_step: Any,
     ) -> dict[str, Any]:
         over = state.trial if self.steps is None else state.time
-        more = {"previous_observation": previous_observation, "progress": over.astype(jnp.float32) / self._most}
+        more = {"previous_observation": previous_observation, "progress": jnp.asarray(over, jnp.float32) / self._most}
         return {
             "observation": observation,
             "previous_action": previous_action,
