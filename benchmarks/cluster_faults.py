@@ -55,8 +55,10 @@ def run(what: str, updates: int, folder: Path) -> dict[str, float]:
         logged = read_metrics(folder)
         resumed = max(Checkpointer(folder / "checkpoints").steps()) * steps_per_update
         driver = subprocess.Popen([*command, "--resume", str(folder)], stdout=sys.stderr)
-        # What was logged after the checkpoint is taken back first.
-        while (rows := read_metrics(folder)) == logged or rows[-1]["env_steps"] <= resumed:
+        # What was logged after the checkpoint is taken back first; the old workers may have written one more line.
+        taken_back = False
+        while not taken_back or read_metrics(folder)[-1]["env_steps"] <= resumed:
+            taken_back = taken_back or read_metrics(folder)[-1]["env_steps"] <= resumed
             time.sleep(0.05)
         found |= {"seconds": time.perf_counter() - killed, "repeated": logged[-1]["env_steps"] - resumed}
     if driver.wait():
