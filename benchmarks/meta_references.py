@@ -5,7 +5,8 @@
 Bandits: Thompson sampling with a Beta(1, 1) prior (Thompson 1933; Agrawal and Goyal 2012); regret is
 `T max(chances) - sum of the chances of the arms pulled`. Tabular processes: posterior sampling (PSRL, Osband et al.
 2013) with the very prior, Dirichlet(1, ..., 1) transitions and rewards of normal mean 1, variance 1 under noise of
-variance 1; each trial the best policy of a process drawn from the posterior is followed. Tasks are those held out.
+variance 1; each trial the best policy of a process drawn from the posterior is followed. Beside it, an agent that never
+looks ahead: in each state the action whose reward has the highest posterior mean. Tasks are those held out.
 """
 
 import argparse
@@ -75,6 +76,28 @@ def psrl_return(task: Any, key: Any, env: TabularMDP, trials: int) -> Any:
     return jax.lax.scan(trial, start, jax.random.split(key, trials))[1].sum()
 
 
+def greedy_return(task: Any, key: Any, env: TabularMDP, trials: int) -> Any:
+    """Return over all trials on one process of taking the action of highest posterior mean reward, and no more."""
+
+    def step(known, key):
+        count, total, state, time = known
+        tie_key, step_key, reset_key = jax.random.split(key, 3)
+        mean = (1.0 + total[state.place]) / (1.0 + count[state.place])
+        action = jnp.argmax(mean + 1e-6 * jax.random.normal(tie_key, mean.shape))
+        _, after, reward, *_ = env.step_env(step_key, state, action, task)
+        count = count.at[state.place, action].add(1.0)
+        total = total.at[state.place, action].add(reward)
+        _, start = env.reset_env(reset_key, task)
+        ended = (time + 1) % env.horizon == 0
+        after = jax.tree.map(lambda new, old: jnp.where(ended, new, old), start, after)
+        return (count, total, after, time + 1), reward
+
+    nothing = jnp.zeros((env.states, env.actions))
+    _, start = env.reset_env(key, task)
+    known = nothing, nothing, start, jnp.zeros((), jnp.int32)
+    return jax.lax.scan(step, known, jax.random.split(key, trials * env.horizon))[1].sum()
+
+
 def bandit_reference(arms: int, steps: int, tasks: int, seed: int = 0) -> tuple[float, float]:
     """Mean regret over held-out bandits and its standard error."""
     env = Bandit(arms, "held-out-tasks")
@@ -88,17 +111,17 @@ def bandit_reference(arms: int, steps: int, tasks: int, seed: int = 0) -> tuple[
 
 
 def tabular_reference(trials: int, tasks: int, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """Mean return over held-out processes and its standard error: of PSRL, and of knowing the process."""
+    """Mean return over held-out processes and its standard error: of PSRL, greed, and knowing the process."""
     env = TabularMDP(split="held-out-tasks")
     keys = jax.random.split(jax.random.key(seed), (tasks, 2))
 
     def one(key):
         task = env.sample_task(key[0], env.default_params)
         known = trials * best_policy(task.transition, task.reward, env.horizon)[1]
-        return psrl_return(task, key[1], env, trials), known
+        return psrl_return(task, key[1], env, trials), greedy_return(task, key[1], env, trials), known
 
-    psrl, known = jax.jit(jax.vmap(one))(keys)
-    return {"PSRL": _mean(psrl), "known process": _mean(known)}
+    found = jax.jit(jax.vmap(one))(keys)
+    return dict(zip(("PSRL", "greed", "known process"), map(_mean, found), strict=True))
 
 
 def _mean(values: Any) -> tuple[float, float]:
