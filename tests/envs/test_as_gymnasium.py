@@ -64,7 +64,8 @@ def test_copies_step_together_and_begin_anew_in_the_same_step():
     state = envs.reset(environment_keys(jax.random.key(2), 0, 3))
     step, ended = jax.jit(envs.step), 0
     for _ in range(30):
-        np.testing.assert_array_equal(observation, state.timestep.observation)
+        # Two programs, compiled apart: the last bit may differ.
+        np.testing.assert_allclose(observation, state.timestep.observation, rtol=1e-5, atol=1e-7)
         observation, reward, terminated, truncated, info = theirs.step(np.ones(3, np.int64))
         state, outcome = step(state, jnp.ones(3, jnp.int32))
         np.testing.assert_array_equal(terminated, outcome.terminated)
@@ -72,7 +73,7 @@ def test_copies_step_together_and_begin_anew_in_the_same_step():
         assert not truncated.any()
         if terminated.any():
             ended += 1
-            np.testing.assert_array_equal(info["final_obs"], outcome.final_observation)
+            np.testing.assert_allclose(info["final_obs"], outcome.final_observation, rtol=1e-5, atol=1e-7)
             np.testing.assert_array_equal(info["_final_obs"], terminated)
     assert ended > 0 and observation.shape == (3, 4)
 
