@@ -42,7 +42,7 @@ def wait_for_all(name: str) -> None:
     """Return once every process has come here; must stand before the first sum over the processes.
 
     They compile for different times, and jax's collectives on CPUs give up where the last comes 30 s after the first.
-    A process that died ends the wait with an error.
+    Where one dies meanwhile, whoever started them ends the others (`cluster.group`).
 
     Args:
         name: of this place; each is passed once in the life of a process.
