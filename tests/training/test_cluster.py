@@ -219,8 +219,12 @@ def test_the_driver_killed_leaves_no_process_and_resume_goes_on(session, finishe
 def test_nodes_that_differ_or_do_not_share_the_folder_are_named(session, tmp_path, monkeypatch):
     from hippodrome.training.cluster import nodes
 
-    nodes.require_equal_nodes(tmp_path)
+    nodes.require_equal_nodes(tmp_path, ClusterConfig())
     assert not list(tmp_path.iterdir())
+    with pytest.raises(
+        ConfigError, match=r"node .* did not answer within 0.001 s: it may be busy \(cluster.start_timeout"
+    ):
+        nodes.ask_nodes(seconds=1e-3)
     same = {"jax": "1.0", "ray": "2.0"}
     assert nodes.version_differences({"a": same, "b": dict(same)}) == []
     assert nodes.version_differences({"a": same, "b": {"jax": "1.1", "ray": "2.0"}, "c": {"ray": "2.0"}}) == [
@@ -229,17 +233,17 @@ def test_nodes_that_differ_or_do_not_share_the_folder_are_named(session, tmp_pat
 
     def answers(**changes):
         own = {"versions": nodes.own_versions(), "token": None, "error": None, **changes}
-        monkeypatch.setattr(nodes, "ask_nodes", lambda *_: {"far (10.0.0.2)": own})
+        monkeypatch.setattr(nodes, "ask_nodes", lambda *_, **__: {"far (10.0.0.2)": own})
 
     answers()
     with pytest.raises(ConfigError, match=r"is not shared: far \(10.0.0.2\) cannot see .* choose a --run-dir"):
-        nodes.require_equal_nodes(tmp_path)
+        nodes.require_equal_nodes(tmp_path, ClusterConfig())
     answers(versions={**nodes.own_versions(), "jax": "0.1"})
     with pytest.raises(ConfigError, match=r"jax: .* on this process; 0.1 on far \(10.0.0.2\)"):
-        nodes.require_equal_nodes(tmp_path)
+        nodes.require_equal_nodes(tmp_path, ClusterConfig())
     answers(error="--import mine: ModuleNotFoundError")
     with pytest.raises(ConfigError, match=r"far .*: --import mine"):
-        nodes.require_equal_nodes(tmp_path)
+        nodes.require_equal_nodes(tmp_path, ClusterConfig())
 
 
 def test_cluster_check_tells_in_one_table(session, tmp_path, capsys):

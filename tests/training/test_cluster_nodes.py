@@ -15,7 +15,7 @@ from tests.ray_sessions import MARK, newest, processes_of, wait_until
 from tests.tiny import tiny_config
 from tests.training.test_cluster import OPTIONS, UPDATES, state_of
 
-# An environment whose first worker of rank 1 takes 5 GB and keeps them; those after it, nothing.
+# An environment whose first worker of rank 1 takes 8 GB and keeps them; those after it, nothing.
 HUNGRY = """
 import os, pathlib, sys, time
 import jax, numpy as np
@@ -25,7 +25,7 @@ class Hungry(type(make("popgym/RepeatPreviousEasy"))):
         eaten = pathlib.Path(os.environ["HUNGRY_MARKER"])
         if "ray" in sys.argv[0] and jax.process_index() == 1 and not eaten.exists():
             eaten.touch()
-            self.fat = np.ones(5 * 10**9 // 8)
+            self.fat = np.ones(8 * 10**9 // 8)
             time.sleep(60)
         return super().step_env(*args)
 register_env("tests/Hungry", Hungry)
@@ -51,7 +51,9 @@ def start_nodes(tmp_path, monkeypatch):
 
     def start(count, **head):
         small = {"object_store_memory": 100 * 2**20}
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small, **head})
+        cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small, **head}
+        )
         started.append(cluster)
         return cluster, [cluster.add_node(num_cpus=1, **small) for _ in range(count)]
 
@@ -81,7 +83,7 @@ def test_a_node_that_goes_away_changes_nothing(start_nodes, tmp_path, capsys):
 
     thread = threading.Thread(target=remove)
     thread.start()
-    on_nodes = ClusterConfig(num_workers=2, address=cluster.address, max_failures=1)
+    on_nodes = ClusterConfig(num_workers=2, address=cluster.address, max_failures=1, start_timeout=200)
     run = train(dataclasses.replace(config, cluster=on_nodes), run_dir=tmp_path / "run")
     thread.join()
     assert len(gone) == 1
@@ -89,4 +91,22 @@ def test_a_node_that_goes_away_changes_nothing(start_nodes, tmp_path, capsys):
     assert_identical(state_of(run, config).envs, state_of(alone, config).envs)
     (line,) = [json.loads(line) for line in (run / "failures.jsonl").read_text().splitlines()]
     assert "died" in line["what"] and line["env_steps_resumed_from"] >= 64 * UPDATES // 2
-    print(capsys.readouterr().err, line)
+    said = capsys.readouterr().err
+    assert "The workers are started again and go on from the checkpoint of update" in said
+
+
+def test_a_worker_that_takes_too_much_memory_is_told_of_and_replaced(start_nodes, tmp_path, monkeypatch, capsys):
+    from ray._private.utils import get_system_memory, get_used_memory
+
+    (tmp_path / "hungry_worker.py").write_text(HUNGRY)
+    monkeypatch.setenv("HUNGRY_MARKER", str(tmp_path / "eaten"))
+    monkeypatch.setenv("RAY_memory_usage_threshold", str((get_used_memory() + 6e9) / get_system_memory()))
+    start, _ = start_nodes
+    cluster, _ = start(2)
+    config = tiny_config(**OPTIONS | {"env__id": "tests/Hungry", "import": "hungry_worker", "total_env_steps": 128})
+    on_nodes = ClusterConfig(num_workers=2, address=cluster.address, max_failures=1, start_timeout=200)
+    run = train(dataclasses.replace(config, num_shards=2, cluster=on_nodes), run_dir=tmp_path / "run")
+    assert newest(run) == 2 and (tmp_path / "eaten").exists()
+    (line,) = [json.loads(line) for line in (run / "failures.jsonl").read_text().splitlines()]
+    assert "worker 1" in line["what"] and "memory" in line["what"]
+    assert "memory" in capsys.readouterr().err

@@ -55,8 +55,9 @@ def check_cluster(
         from .nodes import ask_nodes, own_versions, shared_token, version_differences
 
         problems: list[str] = []
-        with shared_token(None if folder is None else Path(folder).absolute()) as token:
-            nodes = ask_nodes(None if folder is None else Path(folder).absolute(), import_modules, devices=True)
+        shared = None if folder is None else Path(folder).absolute()
+        with shared_token(shared) as token:
+            nodes = ask_nodes(shared, import_modules, seconds=cluster.start_timeout, devices=True)
         versions = {"this process": own_versions(), **{name: each["versions"] for name, each in nodes.items()}}
         problems += version_differences(versions)
         problems += [f"{name}: {each['error']}" for name, each in nodes.items() if each["error"]]

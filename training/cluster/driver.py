@@ -35,7 +35,7 @@ def supervise(
     require_room(config.cluster)
     folder = run_folder(config, run_dir, resume).absolute()
     try:
-        require_equal_nodes(folder, config.import_modules)
+        require_equal_nodes(folder, config.cluster, config.import_modules)
         supervisor = _ActorSupervisor if config.cluster.num_actors else _Supervisor
         result = supervisor(config, folder, command).train(resume is not None)
     except HippodromeError as error:

@@ -13,17 +13,17 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hippodrome import __version__
+from hippodrome.training.config.schema import ClusterConfig
 from hippodrome.training.errors import ConfigError
 from hippodrome.training.run_folder import PACKAGES, installed_versions, usable_cores
 
 _TOKEN = ".shared_folder"
-_SECONDS = 60.0
 
 
-def require_equal_nodes(folder: Path, import_modules: Sequence[str] = ()) -> None:
+def require_equal_nodes(folder: Path, cluster: ClusterConfig, import_modules: Sequence[str] = ()) -> None:
     """Raise ConfigError unless all nodes have this process's versions, import the packages and see the run folder."""
     with shared_token(folder) as token:
-        reports = ask_nodes(folder, import_modules)
+        reports = ask_nodes(folder, import_modules, seconds=cluster.start_timeout)
     versions = {"this process": own_versions(), **{name: each["versions"] for name, each in reports.items()}}
     found = version_differences(versions)
     if found:
@@ -56,13 +56,14 @@ def shared_token(folder: Path | None) -> Iterator[str | None]:
 
 
 def ask_nodes(
-    folder: Path | None = None, import_modules: Sequence[str] = (), *, devices: bool = False
+    folder: Path | None = None, import_modules: Sequence[str] = (), *, seconds: float, devices: bool = False
 ) -> dict[str, dict[str, Any]]:
     """What every node that is alive says of itself, by name and address.
 
     Args:
         folder: whose token to read.
         import_modules: packages to import.
+        seconds: how long each may take to answer.
         devices: whether to ask jax for its devices, which takes seconds.
 
     Raises:
@@ -80,7 +81,12 @@ def ask_nodes(
     reports = {}
     for name, reference in asked.items():
         try:
-            reports[name] = ray.get(reference, timeout=_SECONDS)
+            reports[name] = ray.get(reference, timeout=seconds)
+        except ray.exceptions.GetTimeoutError as error:
+            raise ConfigError(
+                f"node {name} did not answer within {seconds:g} s: it may be busy (cluster.start_timeout waits longer) "
+                "or have no room for another process"
+            ) from error
         except ray.exceptions.RayError as error:
             last = str(error).strip().splitlines()[-1]
             raise ConfigError(f"node {name} cannot run hippodrome: {last}") from error

@@ -105,7 +105,7 @@ class ClusterConfig:
         cores_per_worker: cores each process computes with.
         gpus_per_worker: GPUs each process owns, all of a node's; `num_devices` must say the same.
         max_failures: how often in a row, without a checkpoint between, the workers are started again after one died.
-        start_timeout: seconds to wait for the cluster to have room for the workers.
+        start_timeout: seconds to wait for the cluster to have room for the workers, and for each node to answer.
     """
 
     num_workers: NonNegativeInt = 0
