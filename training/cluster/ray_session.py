@@ -18,6 +18,8 @@ from .package import stage_packages
 
 # The name has history: where it is 0, Ray gives every port the loopback address, on any system.
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+# Else Ray's workers give way to every other process of the machine, which a command without Ray does not.
+_NICENESS = "RAY_worker_niceness"
 _OBJECT_STORE_BYTES = 512 * 2**20
 _CONNECT_SECONDS = 5.0
 
@@ -47,6 +49,7 @@ def connected(
         if cluster.address is None:
             _require_cores(cluster)
             os.environ.setdefault(_LOOPBACK, "0")
+            os.environ.setdefault(_NICENESS, "0")
             import ray
 
             ray.init(
