@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from .core import Environment, EnvState, longest_episode
 from .encoding import encode_action, space_width
@@ -65,7 +65,8 @@ class Trials(Environment):
     """A meta-episode of trials: a task is drawn once, start states for every trial, and only the last trial ends it.
 
     An episode of this environment is a meta-episode, so an agent's memory lives from trial to trial and is cleared
-    between meta-episodes, and discounted returns cross the ends of trials. Its end is a termination: nothing is beyond.
+    between meta-episodes, and discounted returns cross the ends of trials. Its end is a termination: nothing is beyond,
+    unless it is `endless`.
     The step that ends a trial shows the first observation of the next one, with `trial_start` 1 and the reward that
     ended the last.
 
@@ -79,6 +80,8 @@ class Trials(Environment):
         trials: K, the number of trials.
         steps: in place of `trials`, the number of steps; as many trials as fit, the last one cut off.
         same_start: every trial of a meta-episode begins in the same state, given the same task.
+        endless: the last trial cuts the meta-episode off (a truncation) in place of ending it: what would follow is
+            valued too, so that an agent that cannot see the end does not learn from returns that stop there.
         shows: what observations hold besides. "previous_observation": the observation that the previous action was
             taken at, zeros at the first step, so that one input holds a whole transition. "progress": the share of the
             meta-episode that is over, 0 to 1, by trials or by steps: without it a critic cannot tell the end, where
@@ -90,8 +93,6 @@ class Trials(Environment):
             have no limit.
     """
 
-    can_truncate = False
-
     def __init__(
         self,
         env: Environment,
@@ -99,6 +100,7 @@ class Trials(Environment):
         trials: int | None = None,
         steps: int | None = None,
         same_start: bool = False,
+        endless: bool = False,
         shows: Sequence[str] = (),
     ):
         if (trials is None) == (steps is None):
@@ -115,6 +117,7 @@ class Trials(Environment):
         self.trials = trials
         self.steps = steps
         self.same_start = same_start
+        self.can_truncate = endless
         self.shows = tuple(shows)
         self._check_budget(env.default_params)
 
@@ -193,7 +196,7 @@ class Trials(Environment):
         trial_return = state.trial_return + reward
         row = jnp.where(ended, state.trial, self.most_trials())  # out of range and dropped while a trial goes on
         trial, time = state.trial + ended, state.time + 1
-        done = trial >= self._most if self.steps is None else time >= self.steps
+        done = self._is_over(trial, time)
         # What a meta-episode ended with is shown as it is.
         starts = ended & ~done
         fresh = self.env.reset_env(state.start_key if self.same_start else reset_key, state.task)
@@ -219,7 +222,12 @@ class Trials(Environment):
             trial_start=starts,
             first_step=False,
         )
-        return shown, state, reward, done, info
+        return shown, state, reward, done & (not self.can_truncate), info
+
+    def is_truncated(self, state: TrialsState, params: Any) -> Bool[Array, ""]:
+        """Whether the meta-episode is over, where it is endless."""
+        del params
+        return self._is_over(state.trial, state.time) & self.can_truncate
 
     def observation_space(self, params: Any) -> Dict:
         """See the class."""
@@ -240,6 +248,9 @@ class Trials(Environment):
     def action_space(self, params: Any) -> Space:
         """That of the environment within."""
         return self.env.action_space(params)
+
+    def _is_over(self, trial: Int[Array, ""], time: Int[Array, ""]) -> Bool[Array, ""]:
+        return jnp.asarray(trial >= self._most if self.steps is None else time >= self.steps)
 
     def _kept(self, observation: Any) -> Any:
         return observation if "previous_observation" in self.shows else ()

@@ -52,13 +52,14 @@ def make_control(
     projected: bool = True,
     split: str = "train",
     horizon: int = 25,
+    endless: bool = False,
     shows: tuple[str, ...] = (),
 ) -> Trials:
     """Continuous control under varied physics and goals, seen through random projections."""
     from . import control
 
     suite = control.make_control(members, split=split, projected=projected, horizon=horizon)
-    return Trials(suite, trials=trials, shows=shows)
+    return Trials(suite, trials=trials, endless=endless, shows=shows)
 
 
 def make_playground(
@@ -90,11 +91,13 @@ def make_trials(
     trials: int | None = None,
     steps: int | None = None,
     same_start: bool = False,
+    endless: bool = False,
     shows: tuple[str, ...] = (),
     **kwargs: Any,
 ) -> Trials:
     """Any environment in meta-episodes; `kwargs` go to its constructor."""
-    return Trials(make(env_id, **kwargs), trials=trials, steps=steps, same_start=same_start, shows=shows)
+    within = make(env_id, **kwargs)
+    return Trials(within, trials=trials, steps=steps, same_start=same_start, endless=endless, shows=shows)
 
 
 register_env("meta/Bandit", f"{_HERE}:make_bandit")

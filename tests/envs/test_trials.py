@@ -123,6 +123,23 @@ def test_a_number_of_steps_cuts_off_the_last_trial():
     assert int(found[-1][0]["trial_start"]) == 0 and int(states[-1].trial) == 2
 
 
+@pytest.mark.parametrize("budget", [{"trials": 2}, {"steps": 2 * LENGTH}], ids=str)
+def test_an_endless_meta_episode_is_cut_off_where_another_ends(budget):
+    actions = [1] * (2 * LENGTH)
+    (ended, _), (cut, states) = (
+        play(Trials(Ladder(), endless=endless, **budget), actions) for endless in (False, True)
+    )
+    assert [done for *_, done in ended] == [False] * (2 * LENGTH) + [True]
+    assert not any(done for *_, done in cut)
+    env = Trials(Ladder(), endless=True, **budget)
+    truncated = [bool(env.is_truncated(state, env.default_params)) for state in states]
+    assert truncated == [False] * (2 * LENGTH) + [True]
+    for (observation, reward, _), (expected, other, _) in zip(cut, ended, strict=True):
+        assert reward == other
+        jax.tree.map(np.testing.assert_array_equal, observation, expected)
+    assert not Trials(Ladder(), **budget).can_truncate and env.can_truncate
+
+
 def test_memory_is_cleared_between_meta_episodes_alone_and_each_has_a_task_of_its_own():
     env = VectorEnv(Trials(Ladder(), trials=2))
     state = env.reset(environment_keys(jax.random.key(0), 0, 3))
