@@ -1,14 +1,15 @@
 """What a death costs: workers and the driver killed while training, and the same run undisturbed.
 
-    uv run benchmarks/cluster_faults.py [--updates 60] [--run-dir runs/faults] [--markdown FILE]
+    uv run benchmarks/cluster_faults.py [--updates 60] [--killed "a node" ...] [--run-dir runs/faults] [--markdown FILE]
 
 Two workers train S5 on RepeatPreviousEasy with a checkpoint every 10 updates. Each row is a run with one thing killed
 by SIGKILL half-way between two checkpoints, a third of the run done: when, how long until training reported again, how
 many environment steps were repeated, and the final return, which is that of the undisturbed run, as its parameters are,
-bit for bit.
+bit for bit. For "a node", three nodes of one core run on this machine; that of a worker goes, and the third takes over.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -16,10 +17,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from ray.cluster_utils import Cluster
 
 from hippodrome.training import load_policy
 from hippodrome.training.checkpoint.checkpointer import Checkpointer
@@ -27,15 +31,37 @@ from hippodrome.training.config import load_config
 from hippodrome.training.log.metrics import read_metrics
 
 CONFIG = ("quickstart", "--cluster.num-workers", "2", "--checkpoint.every-updates", "10", "--log.no-tensorboard")
-WHAT = ("nothing", "the worker that follows", "the leader", "the driver")
+WHAT = ("nothing", "the worker that follows", "the leader", "the driver", "a node")
+
+
+@contextlib.contextmanager
+def three_nodes() -> Iterator[Cluster]:
+    """A head without cores and three nodes of one core."""
+    small = {"object_store_memory": 100 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
+    try:
+        for _ in range(3):
+            cluster.add_node(num_cpus=1, **small)
+        yield cluster
+    finally:
+        cluster.shutdown()
 
 
 def run(what: str, updates: int, folder: Path) -> dict[str, float]:
     """One run in which something is killed."""
+    if what != "a node":
+        return run_once(what, updates, folder)
+    with three_nodes() as cluster:
+        return run_once(what, updates, folder, cluster)
+
+
+def run_once(what: str, updates: int, folder: Path, cluster: Cluster | None = None) -> dict[str, float]:
+    """The same on nodes that are there."""
     config = load_config(CONFIG[0], CONFIG[1:])
     steps_per_update = config.agent.num_steps * config.env.num_envs
     command = [sys.executable, "-m", "hippodrome.launch", "train"]
     words = [*CONFIG, "--total-env-steps", str(updates * steps_per_update), "--run-dir", str(folder)]
+    words += ["--cluster.address", cluster.address] if cluster else []
     driver = subprocess.Popen([*command, *words], stdout=sys.stderr)
     killed, found = 0.0, {}
     if what != "nothing":
@@ -44,11 +70,16 @@ def run(what: str, updates: int, folder: Path) -> dict[str, float]:
             time.sleep(0.05)
             if driver.poll() is not None:
                 sys.exit("it ended before anything was killed")
-        workers = sorted(_workers_of(driver.pid))
         reached = read_metrics(folder)[-1]["env_steps"]
-        victim = {"the worker that follows": workers[-1], "the leader": workers[0], "the driver": driver.pid}[what]
-        killed = time.perf_counter()
-        os.kill(victim, signal.SIGKILL)
+        if cluster:
+            node = [node for node in cluster.worker_nodes if _workers_of(_raylet(node))][-1]
+            killed = time.perf_counter()
+            cluster.remove_node(node, allow_graceful=False)
+        else:
+            workers = sorted(_workers_of(driver.pid))
+            victim = {"the worker that follows": workers[-1], "the leader": workers[0], "the driver": driver.pid}[what]
+            killed = time.perf_counter()
+            os.kill(victim, signal.SIGKILL)
         found["killed_at"] = reached
     if what == "the driver":
         driver.wait()
@@ -75,8 +106,12 @@ def _rows(folder: Path) -> list[dict]:
     return read_metrics(folder) if folder.exists() else []
 
 
-def _workers_of(driver: int) -> list[int]:
-    """Processes of the actors below a driver."""
+def _raylet(node: Any) -> int:
+    return node.all_processes["raylet"][0].process.pid
+
+
+def _workers_of(ancestor: int) -> list[int]:
+    """Processes of the actors below a driver or a node's raylet."""
     parents, names = {}, {}
     for path in Path("/proc").iterdir():
         if path.name.isdecimal():
@@ -89,7 +124,7 @@ def _workers_of(driver: int) -> list[int]:
     def below(pid: int) -> bool:
         while pid > 1:
             pid = parents.get(pid, 0)
-            if pid == driver:
+            if pid == ancestor:
                 return True
         return False
 
@@ -100,6 +135,7 @@ def main() -> None:
     """Kill, wait, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--updates", type=int, default=60)
+    parser.add_argument("--killed", nargs="*", choices=WHAT[1:], default=WHAT[1:])
     parser.add_argument("--run-dir", type=Path, default=Path("runs/faults"))
     parser.add_argument("--markdown", type=Path, help="write the table there")
     arguments = parser.parse_args()
@@ -109,7 +145,7 @@ def main() -> None:
         "|---|---:|---:|---:|---:|---|",
     ]
     undisturbed = None
-    for what in WHAT:
+    for what in (WHAT[0], *arguments.killed):
         folder = arguments.run_dir / what.replace(" ", "-")
         found = run(what, arguments.updates, folder)
         params = jax.tree.leaves(load_policy(folder).params)
