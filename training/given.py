@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .checkpoint.checkpointer import Checkpointer
 from .config import TrainConfig, config_differences, load_config
 from .errors import ConfigError
 from .evaluation.evaluate import load_policy
@@ -42,6 +43,12 @@ def require_same_config(config: TrainConfig, run: Path) -> None:
         raise ConfigError(
             f"{run} was trained with another configuration, so it cannot be resumed with this one:\n{listing}\n"
             "Leave these as they were, or begin a new run with --init-from"
+        )
+    trained = max(Checkpointer(run / "checkpoints").steps(), default=0)
+    if config.num_updates < trained:
+        raise ConfigError(
+            f"total_env_steps={config.total_env_steps} is less than the {trained * config.steps_per_update:,} that "
+            f"{run} was trained for; give at least as many, or leave it out"
         )
 
 

@@ -48,7 +48,7 @@ def train(
 
     Raises:
         ConfigError: for a configuration that breaks a rule, or differs from that of the run to resume or begin from.
-        RunFolderError: for a folder that exists or cannot be written.
+        RunFolderError: for a folder that exists, cannot be written, or is being written by another process.
         CheckpointError: for a checkpoint that cannot be written or read.
         EnvironmentFailure: if an environment on the host raised an error.
         TrainingError: if a loss or parameter became not finite (with several seeds: in every one of them).
@@ -62,10 +62,10 @@ def train(
 
         return train_on_cluster(config, run_dir=run_dir, resume=resume, command=command)
     prepared = prepare(config, None if resume is None else Path(resume))
-    folder = run_folder(config, run_dir, resume)
-    with ProgressBar(prepared.env_steps) as bar, interrupt_flag() as interrupted:
-        run = run_training(prepared, folder, bar, interrupted, command=command)
-    show_result(folder, run.finish())
+    with run_folder(config, run_dir, resume) as folder:
+        with ProgressBar(prepared.env_steps) as bar, interrupt_flag() as interrupted:
+            run = run_training(prepared, folder, bar, interrupted, command=command)
+        show_result(folder, run.finish())
     return folder
 
 

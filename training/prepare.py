@@ -1,6 +1,8 @@
 """What stands before the loop of a run: it is made runnable, what it begins with is read, and its folder is made."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from .dataset.file import read_about
 from .dataset.offline import Offline, read_offline, require_same_data
 from .errors import RunFolderError
 from .given import given_params
+from .held import held
 from .replay_size import check_learns, check_replay_memory, learns_from_replay
 from .run_folder import create_run_folder, require_writable
 from .step import Experiment, RemoteActors, make_experiment
@@ -59,18 +62,24 @@ def prepare(config: TrainConfig, resume: Path | None, actors: RemoteActors | Non
     return Prepared(config, experiment, offline, given, resume is not None, goes_on)
 
 
-def run_folder(config: TrainConfig, run_dir: str | Path | None, resume: str | Path | None) -> Path:
-    """The folder to train in, with its config.yaml: that of the run to resume, or a new one. Raises RunFolderError."""
+@contextlib.contextmanager
+def run_folder(config: TrainConfig, run_dir: str | Path | None, resume: str | Path | None) -> Iterator[Path]:
+    """The folder to train in, with its config.yaml, held for the block: that of the run to resume, or a new one.
+
+    Raises:
+        RunFolderError: if it cannot be made or written, or another process trains in it.
+    """
     if resume is None:
         folder = create_run_folder(run_dir, name=f"{config.memory.kind}-{config.env.id}")
     else:
         folder = Path(resume)
         require_writable(folder)
-    try:
-        save_config(config, folder / "config.yaml")
-    except OSError as error:
-        raise cannot_write_folder(folder, error) from error
-    return folder
+    with held(folder):
+        try:
+            save_config(config, folder / "config.yaml")
+        except OSError as error:
+            raise cannot_write_folder(folder, error) from error
+        yield folder
 
 
 def cannot_write_folder(folder: Path, error: OSError) -> RunFolderError:

@@ -16,7 +16,7 @@ import hippodrome
 from .checkpoint.files import read_json, write_json
 from .errors import RunFolderError
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "gymnax", "gymnasium", "orbax-checkpoint", "scipy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "gymnax", "gymnasium", "orbax-checkpoint", "ray", "scipy")
 ENVIRONMENT_FILE = "environment.json"
 
 
@@ -46,7 +46,7 @@ def require_unused(folder: Path) -> None:
     """Raise RunFolderError if there is something in `folder`, or a file in its place."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         is_run = folder.is_dir() and (folder / "config.yaml").is_file()
-        resume = f", go on with it by `--resume {folder}`," if is_run else ""
+        resume = f", go on with it by `hippodrome train --resume {folder}`," if is_run else ""
         raise RunFolderError(f"run folder {folder} exists and is not empty; choose another{resume} or remove it")
 
 

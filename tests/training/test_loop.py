@@ -19,6 +19,7 @@ from hippodrome.training.checkpoint.checkpointer import Checkpointer
 from hippodrome.training.config import load_config
 from hippodrome.training.errors import CheckpointError, ConfigError, RunFolderError, TrainingError, TrainingInterrupted
 from hippodrome.training.evaluation.evaluate import _play
+from hippodrome.training.held import held
 from hippodrome.training.log.metrics import read_metrics, summarize_updates
 from hippodrome.training.step import initial_state, make_experiment, state_template
 from tests.compare import assert_identical
@@ -140,6 +141,24 @@ def test_resume_refuses_another_configuration_and_names_the_fields(finished):
     other = dataclasses.replace(config, agent=dataclasses.replace(config.agent, gamma=0.5))
     with pytest.raises(ConfigError, match=r"agent\.gamma: 0\.5 now, 0\.99 in the run"):
         train(other, resume=run)
+
+
+def test_resume_refuses_fewer_steps_than_were_trained(finished):
+    run, config = finished
+    before = (run / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match=r"total_env_steps=64 is less than the \d+ that .* was trained for"):
+        train(dataclasses.replace(config, total_env_steps=64), resume=run)
+    assert (run / "config.yaml").read_text() == before
+
+
+def test_one_process_at_a_time_trains_in_a_folder(finished):
+    run, config = finished
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name not in (".lock", ".held_by")}
+    with held(run), pytest.raises(RunFolderError, match=rf"is being written by process {os.getpid()} on .* stop it"):
+        train(config, resume=run)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    with held(run):  # whoever held it has let go
+        pass
 
 
 def test_resume_can_train_for_longer(finished, tmp_path):

@@ -16,8 +16,9 @@ from hippodrome import launch
 from hippodrome.training import load_policy
 from hippodrome.training.config import load_config
 from hippodrome.training.errors import ConfigError, RunFolderError
-from hippodrome.training.sweep import load_sweep, resume_sweep, run_sweep
-from hippodrome.training.sweep.config import flags, trial_config
+from hippodrome.training.held import held
+from hippodrome.training.sweep import load_sweep, resume_sweep, run, run_sweep
+from hippodrome.training.sweep.config import flags, save_sweep, trial_config
 from hippodrome.training.sweep.report import report_lines, report_table, write_report
 from hippodrome.training.sweep.run import param_space, within_bounds
 
@@ -61,11 +62,36 @@ def write(tmp_path, **fields):
          r"that shape no array:\n  - agent.head_sizes"),
         ({"space": {"agent.gamma": {"uniform": [0.9, 1]}}, "num_trials": 0}, "num_trials=0"),
         ({"space": {"agent.gamma": {"grid": [0.9]}}, "schedular": "asha"}, "did you mean 'scheduler'"),
+        ({"space": {"agent.num_epochs": {"uniform": [1, 3]}}, "num_trials": 1},
+         r"agent.num_epochs.* whole number; `integer: \[low, high\]` draws whole numbers"),
+        ({"space": {"memory": {"grid": ["s5"]}, "memory.kind": {"grid": ["gru"]}}}, "name the same field"),
+        ({"space": {"agent.gamma": {"grid": [0.9]}}, "scheduler": "asha", "grace_env_steps": 2000},
+         "grace_env_steps=2000 must be at most total_env_steps=1024"),
     ],
 )  # fmt: skip
 def test_a_space_that_cannot_be_searched_is_refused_before_ray_starts(tmp_path, fields, message):
     with pytest.raises(ConfigError, match=message):
         load_sweep(write(tmp_path, **fields))
+
+
+def test_a_flag_that_would_decide_a_field_of_the_space_is_refused(tmp_path):
+    source = write(tmp_path, space={"agent.learning_rate": {"grid": [1e-3, 1e-4]}})
+    with pytest.raises(
+        ConfigError, match=r"space.agent.learning_rate would do nothing, as the flag --agent.learning-rate"
+    ):
+        load_sweep(source, ["--agent.learning-rate=1e-2"])
+
+
+def test_a_trial_that_no_node_has_room_for_is_refused_and_leaves_no_folder(tmp_path, monkeypatch):
+    spec = {"agent.gamma": {"grid": [0.9]}}
+    many = os.cpu_count() + 1
+    with pytest.raises(ConfigError, match=f"cores_per_trial={many} must be at most the"):
+        run_sweep(write(tmp_path, space=spec, cores_per_trial=many), run_dir=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+    node = {"Alive": True, "Resources": {"CPU": 2.0}}
+    monkeypatch.setattr(run.ray, "nodes", lambda: [node])
+    with pytest.raises(ConfigError, match=r"no node has room for a trial of cores_per_trial=1 with gpus_per_trial=0.5"):
+        run._require_room(load_sweep(write(tmp_path, space=spec, gpus_per_trial=0.5)))
 
 
 def test_what_is_wrong_without_the_space_is_told_without_it_and_once(tmp_path):
@@ -196,6 +222,31 @@ def test_a_sweep_killed_is_resumed_and_hides_no_failure(tmp_path):
     assert set(finished) <= {row["trial"] for row in report["trials"]}
     load_policy(Path(report["best"]["run"]))
     assert load_config(folder / "best.yaml").agent.learning_rate == report["best"]["values"]["agent.learning_rate"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_interrupted_says_how_to_go_on(tmp_path, number):
+    """Before any trial has reported."""
+    source, folder = write(tmp_path, space={"agent.gamma": {"grid": [0.8, 0.9]}}, cores_per_trial=2), tmp_path / "sweep"
+    command = [sys.executable, "-m", "hippodrome.launch", "sweep", source, "--run-dir", folder]
+    variables = {**os.environ, "XLA_FLAGS": ""}
+    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables)
+    while not list(folder.glob("trials/*")):
+        assert driver.poll() is None, driver.stderr.read()
+        time.sleep(0.1)
+    driver.send_signal(number)
+    _, said = driver.communicate(timeout=120)
+    assert driver.returncode == 130, said
+    assert f"go on with `hippodrome sweep --resume {folder}`" in said and "every trial failed" not in said
+    assert json.loads((folder / "report.json").read_text())["finished"] == 0
+
+
+def test_one_process_at_a_time_runs_a_sweep(tmp_path):
+    source = write(tmp_path, space={"agent.gamma": {"grid": [0.9]}})
+    save_sweep(load_sweep(source), tmp_path / "sweep.yaml")
+    with held(tmp_path), pytest.raises(RunFolderError, match=rf"is being written by process {os.getpid()} on"):
+        resume_sweep(tmp_path)
 
 
 def test_only_a_sweep_is_resumed(tmp_path):

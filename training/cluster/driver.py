@@ -33,16 +33,17 @@ def supervise(
 ) -> Path:
     """Train with workers in the session of Ray that there is; see `train_on_cluster`."""
     require_room(config.cluster)
-    folder = run_folder(config, run_dir, resume).absolute()
-    try:
-        require_equal_nodes(folder, config.cluster, config.import_modules)
-        supervisor = _ActorSupervisor if config.cluster.num_actors else _Supervisor
-        result = supervisor(config, folder, command).train(resume is not None)
-    except HippodromeError as error:
-        if error.exit_code == 2 and resume is None and not (folder / METRICS_FILE).exists():
-            shutil.rmtree(folder, ignore_errors=True)  # nothing was trained; its name is free again
-        raise
-    show_result(folder, result)
+    with run_folder(config, run_dir, resume) as made:
+        folder = made.absolute()
+        try:
+            require_equal_nodes(folder, config.cluster, config.import_modules)
+            supervisor = _ActorSupervisor if config.cluster.num_actors else _Supervisor
+            result = supervisor(config, folder, command).train(resume is not None)
+        except HippodromeError as error:
+            if error.exit_code == 2 and resume is None and not (folder / METRICS_FILE).exists():
+                shutil.rmtree(folder, ignore_errors=True)  # nothing was trained; its name is free again
+            raise
+        show_result(folder, result)
     return folder
 
 

@@ -122,7 +122,7 @@ def describe_node(folder: Path | None, import_modules: list[str], devices: bool)
 
 def own_versions() -> dict[str, str]:
     """Versions of what must be the same on every node."""
-    own = {"python": platform.python_version(), "ray": ray.__version__, "hippodrome": __version__}
+    own = {"python": platform.python_version(), "hippodrome": __version__}
     return {**own, **installed_versions(PACKAGES)}
 
 

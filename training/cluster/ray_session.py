@@ -95,12 +95,30 @@ def _require_listener(address: str) -> None:
             '"auto" on a node of the cluster'
         )
     try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+        with socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS) as connection:
+            answers = _speaks_http2(connection)
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"cluster.address={address}: nothing listens there ({error}); start a head node by `ray start --head "
             "--port PORT`, or leave the address out to train on this machine"
         ) from error
+    if not answers:
+        raise ConfigError(
+            f"cluster.address={address}: what listens there is no head of a Ray cluster; give the address that "
+            "`ray start --head` printed"
+        )
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether a server of gRPC is at the other end, as Ray's is: else Ray would try for minutes, and say nothing."""
+    if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
+        return True
+    try:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        answer = connection.recv(9)
+    except OSError:  # nothing came in time
+        return False
+    return len(answer) > 3 and answer[3] == 4  # a frame of settings
 
 
 def _join(address: str, runtime_env: dict[str, Any], quiet: dict[str, Any]) -> None:
@@ -110,6 +128,11 @@ def _join(address: str, runtime_env: dict[str, Any], quiet: dict[str, Any]) -> N
         ray.init(address=address, runtime_env=runtime_env, **quiet)
     except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
         ray.shutdown()
+        if address == "auto" and isinstance(error, ConnectionError):
+            raise ConfigError(
+                "cluster.address=auto: no Ray cluster runs on this machine; start one by `ray start --head`, or give "
+                "HOST:PORT of a head node"
+            ) from error
         raise ConfigError(
             f"cluster.address={address}: what listens there cannot be joined: {error}. It must be the head of a Ray "
             f"cluster of this version ({ray.__version__}); where it asks for a token, as `ray start` does by itself, "

@@ -283,7 +283,12 @@ def _actor_problems(config: TrainConfig) -> list[Problem]:
         if value
     ]
     if config.env.num_envs % cluster.num_actors:
-        message = f"env.num_envs={config.env.num_envs} must be divisible by cluster.num_actors={cluster.num_actors}"
+        less = config.env.num_envs - config.env.num_envs % cluster.num_actors
+        near = " or ".join(str(each) for each in (less, less + cluster.num_actors) if each)
+        message = (
+            f"env.num_envs={config.env.num_envs} must be divisible by cluster.num_actors={cluster.num_actors}; set "
+            f"env.num_envs={near}"
+        )
         found.append(Problem(message, ("env.num_envs", "cluster.num_actors")))
     return found
 

@@ -5,6 +5,7 @@ trains vmapped seeds; it reports the interquartile mean of their returns, never 
 `training.cluster` alone import ray.
 """
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hippodrome.training.checkpoint.files import read_json, write_json
 from hippodrome.training.cluster import connected
 from hippodrome.training.config.schema import ClusterConfig
 from hippodrome.training.errors import ConfigError, RunFolderError
+from hippodrome.training.held import held
 from hippodrome.training.run_folder import create_run_folder, require_writable, usable_cores
 
 from .config import SweepConfig, load_sweep, save_sweep, trial_config
@@ -41,20 +43,25 @@ def run_sweep(
         ConfigError: for a sweep or a space that breaks a rule, before Ray starts.
         RunFolderError: for a folder that exists.
         TrainingError: if every trial failed.
-        TrainingInterrupted: after Ctrl-C; `resume_sweep` goes on.
+        TrainingInterrupted: after Ctrl-C or SIGTERM; `resume_sweep` goes on.
     """
     sweep = load_sweep(source, overrides, address=address)
     folder = create_run_folder(run_dir, name=f"sweep-{Path(source).stem}").absolute()
-    save_sweep(sweep, folder / SWEEP_FILE)
-    write_json(folder / OVERRIDES_FILE, list(overrides))
-    return _run(folder, sweep, overrides, resume=False)
+    with held(folder):
+        save_sweep(sweep, folder / SWEEP_FILE)
+        write_json(folder / OVERRIDES_FILE, list(overrides))
+        try:
+            return _run(folder, sweep, overrides, resume=False)
+        except ConfigError:
+            shutil.rmtree(folder, ignore_errors=True)  # nothing was trained; its name is free again
+            raise
 
 
 def resume_sweep(folder: str | Path, *, address: str | None = None) -> dict[str, Any]:
     """Go on with a sweep whose driver ended: trials that ended stay, the others go on from their checkpoints.
 
     Raises:
-        RunFolderError: if the folder is no sweep.
+        RunFolderError: if the folder is no sweep, or another process runs it.
     """
     folder = Path(folder).absolute()
     if not (folder / SWEEP_FILE).is_file():
@@ -62,7 +69,8 @@ def resume_sweep(folder: str | Path, *, address: str | None = None) -> dict[str,
     require_writable(folder)
     overrides = read_json(folder / OVERRIDES_FILE) or []
     sweep = load_sweep(folder / SWEEP_FILE, overrides, address=address)
-    return _run(folder, sweep, overrides, resume=True)
+    with held(folder):
+        return _run(folder, sweep, overrides, resume=True)
 
 
 def _run(folder: Path, sweep: SweepConfig, overrides: Sequence[str], *, resume: bool) -> dict[str, Any]:
@@ -71,6 +79,11 @@ def _run(folder: Path, sweep: SweepConfig, overrides: Sequence[str], *, resume: 
         field = "num_workers" if config.cluster.num_workers else "num_actors"
         raise ConfigError(
             f"cluster.{field}={config.cluster.num_processes} must be 0 in a sweep: each of its trials is one process"
+        )
+    if sweep.address is None and sweep.cores_per_trial > usable_cores():
+        raise ConfigError(
+            f"cores_per_trial={sweep.cores_per_trial} must be at most the {usable_cores()} cores of this machine; "
+            "lower it, or join a larger cluster by address"
         )
     cluster = ClusterConfig(
         num_workers=usable_cores() // sweep.cores_per_trial or 1,

@@ -176,9 +176,18 @@ def _check(sweep: SweepConfig, overrides: Sequence[str]) -> None:
             f"{sweep.grid_points} points; samples_per_point multiplies them"
         )
     if not grids and sweep.num_trials is None:
-        errors.append("num_trials is missing; it is only known where there are grids alone")
+        errors.append("num_trials is missing: set num_trials: N; only grids tell by themselves how many there are")
     if sweep.scheduler == "pbt" and sweep.search == "optuna":
         errors.append("scheduler=pbt changes values itself; search must be random")
+    errors += _given_twice(sweep, overrides)
+    try:
+        total = trial_config(sweep, {}, overrides).total_env_steps  # what is wrong before any value of the space
+    except ConfigError as error:
+        raise ConfigError([*error.errors, *errors]) from error
+    if sweep.scheduler == "asha" and (sweep.grace_env_steps or 0) > total:
+        errors.append(
+            f"grace_env_steps={sweep.grace_env_steps} must be at most total_env_steps={total}, or asha stops nothing"
+        )
     if errors:
         raise ConfigError(errors)
     configs = _corners(sweep, overrides)
@@ -203,12 +212,32 @@ def _spec_errors(name: str, spec: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def _given_twice(sweep: SweepConfig, overrides: Sequence[str]) -> list[str]:
+    """Messages for fields of the space that another one of it, or a flag, would decide."""
+    given = {word.removeprefix("--").partition("=")[0].replace("-", "_") for word in overrides if word.startswith("--")}
+    both = [f"space.{name} and space.{name}.kind name the same field; leave one out" for name in ("memory", "agent")
+            if {name, f"{name}.kind"} <= set(sweep.space)]  # fmt: skip
+    return both + [
+        f"space.{name} would do nothing, as the flag --{name.replace('_', '-')} holds for every trial; leave one out"
+        for name in sweep.space
+        if name in given
+    ]
+
+
+def _tried(spec: Mapping[str, Any]) -> list[Any]:
+    """Values of a field that stand for all it may be given: of a range its ends, and one between that is not whole."""
+    kind, value = next(iter(spec.items()))
+    if kind not in ("uniform", "log_uniform"):
+        return value
+    low, high = value
+    return [low, high, next(x for x in (low + share * (high - low) for share in (0.38, 0.43)) if x != round(x))]
+
+
 def _corners(sweep: SweepConfig, overrides: Sequence[str]) -> list[TrainConfig]:
     """The configurations with each value of each field, for every kind of memory there is; all of them checked."""
-    values = {name: next(iter(spec.values())) for name, spec in sweep.space.items()}
+    values = {name: _tried(spec) for name, spec in sweep.space.items()}
     kinds = [name for name in ("memory", "memory.kind") if name in values]
     firsts = {name: each[0] for name, each in values.items()}
-    trial_config(sweep, {}, overrides)  # what is wrong before any value of the space is told without it
     errors: dict[str, str] = {}
     configs: list[TrainConfig] = []
     memories = [
@@ -224,8 +253,11 @@ def _corners(sweep: SweepConfig, overrides: Sequence[str]) -> list[TrainConfig]:
             configs.append(config)
         except ConfigError as error:
             where = ", ".join(f"{key}={each}" for key, each in {**memory, name: value}.items() if key is not None)
+            hint = ""
+            if name in sweep.space and "whole number" in str(error) and "integer" not in sweep.space[name]:
+                hint = "; `integer: [low, high]` draws whole numbers"
             for each in error.errors:
-                errors.setdefault(each, where)  # each once, with the first values that have it
+                errors.setdefault(each + hint, where)  # each once, with the first values that have it
     if errors:
         raise ConfigError([f"space, with {where}: {each}" for each, where in errors.items()])
     return configs

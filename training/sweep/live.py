@@ -1,6 +1,7 @@
 """The live table of a sweep: every trial, its values, how far it is and what it reached."""
 
 import contextlib
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,12 +20,18 @@ _ENDED = ("TERMINATED", "ERROR")
 class LiveTable(Callback):
     """Drawn anew as trials report; off a terminal a line when one ends, and now and then one about all of them.
 
+    Args:
+        sweep: which.
+        interrupted: holds a signal's number once one came; Ray Tune is then told to end as it does at its own signal.
+
     Attributes:
         trials: Ray Tune's trials by id.
     """
 
-    def __init__(self, sweep: SweepConfig):
+    def __init__(self, sweep: SweepConfig, interrupted: list[int]):
         self.sweep = sweep
+        self._interrupted = interrupted
+        self._told = False
         self.trials: dict[str, Any] = {}
         self._live: Live | None = None
         self._console: Console | None = None
@@ -32,7 +39,8 @@ class LiveTable(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray Tune pickles its callbacks; a terminal cannot be.
-        return {"sweep": self.sweep, "trials": {}, "_live": None, "_console": None, "_last_line": 0.0}
+        fresh = {"trials": {}, "_live": None, "_console": None, "_last_line": 0.0, "_interrupted": [], "_told": False}
+        return {"sweep": self.sweep, **fresh}
 
     @property
     def unfinished(self) -> bool:
@@ -53,6 +61,9 @@ class LiveTable(Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Ray Tune after each of its steps, with every trial."""
         self.trials |= {trial.trial_id: trial for trial in trials}
+        if self._interrupted and not self._told:
+            self._told = True
+            signal.raise_signal(signal.SIGUSR1)
         now = time.monotonic()
         if self._live is None and self._console is not None and now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
@@ -86,8 +97,8 @@ class LiveTable(Callback):
         if self._live is not None or self._console is None:
             return
         values = ", ".join(f"{name}={short(trial.config.get(name))}" for name in self.sweep.space)
-        status, steps, score, interval = _status(trial)
-        text = f"trial {trial.trial_id} {what}: {values}; {status}, {steps} env steps, score {score} {interval}"
+        _, steps, score, interval = _status(trial)
+        text = f"trial {trial.trial_id} {what}: {values}; {steps} env steps, score {score} ({interval})"
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -13,7 +13,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
-from hippodrome.training.errors import TrainingError, TrainingInterrupted
+from hippodrome.training.errors import ConfigError, TrainingError, TrainingInterrupted
+from hippodrome.training.interrupt import interrupt_flag
 
 from .config import SweepConfig, trial_config
 from .live import LiveTable
@@ -33,9 +34,12 @@ def run_trials(folder: Path, sweep: SweepConfig, overrides: Sequence[str], *, re
         resume: go on: trials that ended stay, those that were running or failed go on from their checkpoints.
 
     Raises:
+        ConfigError: if no node has the cores and GPUs of a trial.
         TrainingError: if every trial failed.
-        TrainingInterrupted: after Ctrl-C; `hippodrome sweep --resume` goes on.
+        TrainingInterrupted: after Ctrl-C or SIGTERM; `hippodrome sweep --resume` goes on.
     """
+    _require_room(sweep)
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # both signals are ours, see LiveTable
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths of a configuration mean this folder
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # else Ray Tune prints its own boxes
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -48,17 +52,34 @@ def run_trials(folder: Path, sweep: SweepConfig, overrides: Sequence[str], *, re
         tuner = tune.Tuner.restore(str(storage), trainable, resume_unfinished=True, resume_errored=True)
     else:
         tuner = _tuner(sweep, overrides, folder, trainable)
-    table = LiveTable(sweep)
-    internal: Any = tuner._local_tuner  # a restored tuner takes no callbacks otherwise
-    internal._run_config.callbacks = [table]
-    with table.shown():
-        tuner.fit()
+    with interrupt_flag() as interrupted:
+        table = LiveTable(sweep, interrupted)
+        internal: Any = tuner._local_tuner  # a restored tuner takes no callbacks otherwise
+        internal._run_config.callbacks = [table]
+        with table.shown():
+            tuner.fit()
     report = write_report(folder, sweep, list(overrides), table.trials)
-    if table.unfinished:
+    if interrupted or table.unfinished:
         raise TrainingInterrupted(f"interrupted; go on with `hippodrome sweep --resume {folder}`")
     if report["finished"] == 0:
-        raise TrainingError(f"every trial failed; {folder / 'report.json'} says how")
+        first = next((row for row in report["trials"] if row["error"]), {"trial": "-", "error": "unknown"})
+        raise TrainingError(
+            f"every trial failed, {first['trial']} with: {first['error']}; {folder / 'report.json'} tells of each"
+        )
     return report
+
+
+def _require_room(sweep: SweepConfig) -> None:
+    """Raise ConfigError where a trial would wait for ever."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    asked = {"CPU": ("cores_per_trial", sweep.cores_per_trial), "GPU": ("gpus_per_trial", sweep.gpus_per_trial)}
+    if any(all(node.get(name, 0) >= least for name, (_, least) in asked.items()) for node in nodes):
+        return
+    have = "; ".join(f"{node.get('CPU', 0):g} cores and {node.get('GPU', 0):g} GPUs" for node in nodes)
+    wanted = " with ".join(f"{field}={least:g}" for field, least in asked.values())
+    raise ConfigError(
+        f"no node has room for a trial of {wanted}: they have {have}; lower them, or join another cluster"
+    )
 
 
 def _tuner(sweep: SweepConfig, overrides: Sequence[str], folder: Path, trainable: Any) -> tune.Tuner:
