@@ -56,7 +56,6 @@ GROUPS = {
         Cell("S5", "meta-control"),
         # About as many parameters as S5's 35,508.
         Cell("RG-LRU", "meta-control", memory("rg_lru", "--memory.d-model", "52")),
-        Cell("Mamba", "meta-control", memory("mamba", "--memory.num-layers", "1", "--memory.d-model", "40")),
         Cell("GRU", "meta-control", memory("gru", "--memory.d-model", "42")),
         Cell("no memory", "meta-control", memory("mlp", "--memory.d-model", "42")),
     ],
