@@ -40,6 +40,8 @@ class ProjectionParams(EnvParams):
 
 def padded(envs: Mapping[str, Environment]) -> dict[str, Environment]:
     """The same environments with observations and actions padded to the widest: members of a `Mixture`."""
+    if not envs:
+        raise ValueError("there is no environment to pad; give at least one")
     alone = [Projection(env, identity=True) for env in envs.values()]
     observation_size = max(env.observation_size for env in alone)
     action_size = max(env.action_size for env in alone)

@@ -88,9 +88,9 @@ class Trials(Environment):
             returns stop, from the middle (Pardo et al. 2018, "Time limits in reinforcement learning").
 
     Raises:
-        ValueError: for another word in `shows`, unless exactly one of `trials` and `steps` is given and at least 1,
-            where `steps` is less than the longest trial, or for an environment that steps on the host or whose episodes
-            have no limit.
+        ValueError: for another word in `shows`, unless exactly one of `trials` and `steps` is given, whole, at least 1
+            and below 2^31 steps in all, where `steps` is less than the longest trial, or for an environment that steps
+            on the host or whose episodes have no limit.
     """
 
     def __init__(
@@ -105,10 +105,14 @@ class Trials(Environment):
     ):
         if (trials is None) == (steps is None):
             raise ValueError(f"exactly one of trials={trials} and steps={steps} must be given, the other be None")
-        self._most = (trials if steps is None else steps) or 0
-        if self._most < 1:
-            given = f"trials={trials}" if steps is None else f"steps={steps}"
-            raise ValueError(f"{given} must be at least 1")
+        self._most: Any = trials if steps is None else steps
+        given = f"trials={trials!r}" if steps is None else f"steps={steps!r}"
+        if not isinstance(self._most, int) or isinstance(self._most, bool) or self._most < 1:
+            raise ValueError(f"{given} must be a whole number of at least 1")
+        for name, value in (("same_start", same_start), ("endless", endless)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name}={value!r} must be true or false")
+        shows = (shows,) if isinstance(shows, str) else shows
         unknown = [word for word in shows if word not in SHOWS]
         if unknown:
             raise ValueError(f"shows={unknown} must be of {', '.join(SHOWS)}")
@@ -120,6 +124,8 @@ class Trials(Environment):
         self.can_truncate = endless
         self.shows = tuple(shows)
         self._check_budget(env.default_params)
+        if self.longest_episode(env.default_params) >= 2**31:
+            raise ValueError(f"{given} makes meta-episodes of 2^31 steps or more; lower it")
 
     @property
     def name(self) -> str:

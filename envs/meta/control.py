@@ -254,16 +254,20 @@ def make_control(
 
     Args:
         members: which; all of `MEMBERS`, and "point", where None.
-        split: "train", "held-out-tasks", "held-out-projections" or "held-out-both".
+        split: "train", "held-out-tasks", and where projected "held-out-projections" or "held-out-both".
         projected: False pads observations and actions to the same sizes in place of projecting them.
         horizon: steps of a trial.
     """
-    check_split(split, projected=True)
+    if not isinstance(projected, bool):
+        raise ValueError(f"projected={projected!r} must be true or false")
+    check_split(split, projected=projected)
     known = (*MEMBERS, "point")
-    names = known if members is None else tuple(members)
+    names = known if members is None else (members,) if isinstance(members, str) else tuple(members)
     unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"members={unknown} must be of {', '.join(known)}")
+    if unknown or not names or len(set(names)) < len(names):
+        raise ValueError(f"members={list(names)} must be some of {', '.join(known)}, each once")
+    if not isinstance(horizon, int) or isinstance(horizon, bool):
+        raise ValueError(f"horizon={horizon!r} must be a whole number")
     tasks = "held-out-tasks" if holds_out_tasks(split) else "train"
 
     envs = {

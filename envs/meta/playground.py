@@ -22,7 +22,7 @@ def make_control_suite(
         split: "train", "held-out-tasks", "held-out-projections" or "held-out-both".
         projected: False pads in place of projecting.
     """
-    check_split(split, projected=True)
+    check_split(split, projected=projected)
     names = members if members is not None else HELD_OUT if holds_out_tasks(split) else TRAIN
 
     mixture = Mixture(padded({name: make_playground(name, max_steps) for name in names}))

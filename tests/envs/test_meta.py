@@ -150,7 +150,7 @@ def test_padding_is_no_projection():
         (lambda: Projection(Unbounded()), r"action space Box\(-inf, inf.* must be one Box with finite bounds, or Disc"),
         (lambda: Mixture({}), "at least one environment"),
         (lambda: make("meta/Bandit", split="held-out-both"), "must be one of train, held-out-tasks$"),
-        (lambda: make("meta/Control", members=("walker",)), r"members=\['walker'\] must be of pendulum"),
+        (lambda: make("meta/Control", members=("walker",)), r"members=\['walker'\] must be some of pendulum"),
         (lambda: Bandit(arms=1), "arms=1 must be at least 2"),
         (lambda: GridNavigation(size=2), "size=2 must be at least 3"),
         (lambda: PointNavigation(horizon=0), "horizon=0 must be at least 1"),
@@ -299,6 +299,22 @@ def test_trials_of_control_are_as_long_as_asked():
         assert "progress" in shown.observation_space(shown.default_params).spaces
     with pytest.raises(ValueError, match="horizon=0 must be at least 1"):
         make("meta/Control", horizon=0, members=("pendulum",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"members": ()}, r"members=\[\] must be some of pendulum, .*, point, each once"),
+        ({"members": ("point", "point")}, r"members=\['point', 'point'\] must be some of .*, each once"),
+        ({"members": "pont"}, r"members=\['pont'\] must be some of"),
+        ({"horizon": 2.5}, "horizon=2.5 must be a whole number"),
+        ({"projected": "false"}, "projected='false' must be true or false"),
+        ({"projected": False, "split": "held-out-projections"}, "held-out-projections"),
+    ],
+)
+def test_what_control_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make("meta/Control", **{"members": ("point",), **arguments})
 
 
 @pytest.mark.parametrize("member", MEMBERS)

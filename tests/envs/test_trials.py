@@ -187,7 +187,11 @@ def test_tasks_are_drawn_ahead_for_as_many_meta_episodes_as_can_end(budget):
     [
         ({}, "exactly one of trials=None and steps=None"),
         (dict(trials=2, steps=9), "exactly one of trials=2 and steps=9"),
-        (dict(trials=0), "trials=0 must be at least 1"),
+        (dict(trials=0), "trials=0 must be a whole number of at least 1"),
+        (dict(trials=1.5), "trials=1.5 must be a whole number of at least 1"),
+        (dict(steps="20"), "steps='20' must be a whole number of at least 1"),
+        (dict(trials=2, endless="yes"), "endless='yes' must be true or false"),
+        (dict(trials=2**31), "makes meta-episodes of 2\\^31 steps or more"),
         (
             dict(steps=2),
             r"steps=2 of a meta-episode must be at least the longest trial, max_steps_in_episode=3 of Ladder",

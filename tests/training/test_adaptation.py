@@ -11,14 +11,15 @@ from flax import struct
 
 from hippodrome import launch
 from hippodrome.agents import Decision
-from hippodrome.envs import Box, Discrete, Environment, EnvParams, EnvState
+from hippodrome.envs import Box, Discrete, Environment, EnvParams, EnvState, make
 from hippodrome.envs.mixture import MixtureParams
 from hippodrome.envs.trials import Trials
 from hippodrome.training import train
-from hippodrome.training.config import load_config
+from hippodrome.training.config import load_config, save_config
 from hippodrome.training.errors import ConfigError
 from hippodrome.training.evaluation.adaptation import (
     Adaptation,
+    _oracles,
     begin_meta_episodes,
     evaluate_adaptation,
     play_meta_episodes,
@@ -198,6 +199,30 @@ def test_dreamer_takes_the_same_environments():
 def test_an_oracle_must_be_of_a_member(run):
     with pytest.raises(ConfigError, match=r"oracle .* must be trained on one member of this mixture \(it has none\)"):
         evaluate_adaptation(run, episodes=2, oracles=[run])
+
+
+def test_an_oracle_must_be_comparable(tmp_path):
+    def run_of(name, *kwargs):
+        kwargs = ["trials=2", "horizon=10", "projected=false", "members=[point]", *kwargs]
+        config = tiny_config(env__id="meta/Control", env__kwargs=kwargs)
+        (tmp_path / name).mkdir()
+        save_config(config, tmp_path / name / "config.yaml")
+        return tmp_path / name
+
+    env = make("meta/Control", members=("point", "pendulum"), trials=4, horizon=10)
+    good = run_of("good")
+    assert _oracles([good], env) == {"point": good}
+    for folders, message in (
+        (
+            [run_of("behind", "projected=true")],
+            r"behind must be trained without projections.* projected=false horizon=10",
+        ),
+        ([run_of("longer", "horizon=12")], "longer has trials of 12 steps, those of this run have 10"),
+        ([good, good], "are both of point"),
+        ([run_of("other", "members=[reacher]")], r"one member of this mixture \(point, pendulum\).* on reacher"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            _oracles(folders, env)
 
 
 def test_a_run_without_meta_episodes_has_no_splits(tmp_path):

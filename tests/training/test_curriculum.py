@@ -84,3 +84,8 @@ def test_a_run_paces_itself(tmp_path):
 def test_it_needs_meta_episodes(tmp_path):
     with pytest.raises(ConfigError, match=r"curriculum.kind=space needs an environment of meta-episodes.*one task"):
         train(tiny_config(curriculum__kind="space"), run_dir=tmp_path / "run")
+    alone = {"env__id": "trials/popgym/RepeatPreviousEasy", "env__kwargs": ["trials=2"]}
+    with pytest.raises(
+        ConfigError, match=r"with many tasks, .* env.id='trials/popgym/RepeatPreviousEasy' has one task"
+    ):
+        train(tiny_config(**alone, curriculum__kind="space", total_env_steps=4096), run_dir=tmp_path / "run")

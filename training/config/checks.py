@@ -214,16 +214,18 @@ def _env_problems(config: TrainConfig) -> list[Problem]:
 
 def _trial_problems(config: TrainConfig, env: Any, params: Any) -> list[Problem]:
     """A run must be long enough for a meta-episode to end."""
+    from hippodrome.envs import Environment
     from hippodrome.envs.trials import Trials
 
-    if not isinstance(env, Trials):
-        if config.curriculum.kind == "none":
-            return []
+    one_task = not isinstance(env, Trials) or type(env.env).sample_task is Environment.sample_task
+    if one_task and config.curriculum.kind != "none":
         message = (
-            f"curriculum.kind={config.curriculum.kind} needs an environment of meta-episodes, such as meta/Control or "
-            f"trials/{config.env.id}; env.id={config.env.id!r} has one task"
+            f"curriculum.kind={config.curriculum.kind} needs an environment of meta-episodes with many tasks, such as "
+            f"meta/Control; env.id={config.env.id!r} has one task"
         )
         return [Problem(message, ("curriculum.kind", "env.id"))]
+    if not isinstance(env, Trials):
+        return []
     longest, each = env.longest_episode(params), config.total_env_steps // config.env.num_envs
     if longest <= each:
         return []

@@ -148,8 +148,8 @@ def evaluate_adaptation(
         episodes: E, of each training seed.
         seed: of tasks, environments and actions.
         step: which checkpoint, see `load_policy`.
-        oracles: runs that were each trained on one member of a mixture, not projected; what the adapted agent lacks
-            of them is told.
+        oracles: runs that were each trained on one member of a mixture, not projected, in trials as long; what the
+            adapted agent lacks of their last trial is told, by the better of their two ways to act.
 
     Raises:
         ConfigError: if the environment of the run is not one of meta-episodes, has no such split, or an argument breaks
@@ -182,7 +182,9 @@ def evaluate_adaptation(
         "memory": config.memory.kind,
     }
     names = _member_names(env)
-    best = {name: _oracle_return(folder, name, split, episodes, seed) for name, folder in _oracles(oracles, names)}
+    chosen = _oracles(oracles, env)
+    best = {name: _oracle_return(folder, split, episodes, seed) for name, folder in chosen.items()}
+    result["oracles"] = {name: str(folder) for name, folder in chosen.items()}
     for choice, deterministic in (("deterministic", True), ("sampled", False)):
         played = play_every_seed(
             experiment.agent, env, params, start, act_key, deterministic=deterministic, given=given
@@ -307,22 +309,41 @@ def _members_played(task: Any) -> Any:
     return task.member if isinstance(task, MixtureParams) else []
 
 
-def _oracles(folders: Sequence[str | Path], names: Sequence[str]) -> list[tuple[str, Path]]:
-    """Member and folder of each oracle."""
-    found = []
+def _oracles(folders: Sequence[str | Path], env: Trials) -> dict[str, Path]:
+    """Folder of each oracle by its member."""
+    names, length = _member_names(env), longest_episode(env.env, env.env.default_params)
+    how = f"train it with --env.kwargs members=[NAME] projected=false horizon={length}"
+    found: dict[str, Path] = {}
     for folder in folders:
-        env, _ = build_env(load_config(folder).env)
-        member = _member_names(env) if isinstance(env, Trials) else ()
+        other, _ = build_env(load_config(folder).env)
+        member = _member_names(other) if isinstance(other, Trials) else ()
         if len(member) != 1 or member[0] not in names:
             raise ConfigError(
                 f"oracle {folder} must be trained on one member of this mixture ({', '.join(names) or 'it has none'}), "
-                f"but was trained on {', '.join(member) or env.name}; train it with --env.kwargs members=[NAME]"
+                f"but was trained on {', '.join(member) or other.name}; {how}"
             )
-        found.append((member[0], Path(folder)))
+        if _is_projected(other):
+            raise ConfigError(
+                f"oracle {folder} must be trained without projections, but was trained behind some; {how}"
+            )
+        if (its := longest_episode(other.env, other.env.default_params)) != length:
+            raise ConfigError(f"oracle {folder} has trials of {its} steps, those of this run have {length}; {how}")
+        if member[0] in found:
+            raise ConfigError(f"oracles {found[member[0]]} and {folder} are both of {member[0]}; leave one out")
+        found[member[0]] = Path(folder)
     return found
 
 
-def _oracle_return(run: Path, name: str, split: str, episodes: int, seed: int) -> float:
+def _is_projected(env: Trials) -> bool:
+    inner: Any = env.env
+    while isinstance(inner, Projection):
+        if not inner.identity:
+            return True
+        inner = inner.env
+    return False
+
+
+def _oracle_return(run: Path, split: str, episodes: int, seed: int) -> float:
     """Mean return of the last trial of a run on its one family of tasks, by the better of the two ways to act."""
     tasks = "held-out-tasks" if split in ("held-out-tasks", "held-out-both") else "train"
     result = evaluate_adaptation(run, split=tasks, episodes=episodes, seed=seed)
