@@ -255,7 +255,7 @@ class Trials(Environment):
         """That of the environment within."""
         return self.env.action_space(params)
 
-    def _is_over(self, trial: Int[Array, ""], time: Int[Array, ""]) -> Bool[Array, ""]:
+    def _is_over(self, trial: Int[Array, ""], time: Int[Array, ""] | int) -> Bool[Array, ""]:
         return jnp.asarray(trial >= self._most if self.steps is None else time >= self.steps)
 
     def _kept(self, observation: Any) -> Any:

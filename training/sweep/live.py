@@ -39,7 +39,14 @@ class LiveTable(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray Tune pickles its callbacks; a terminal cannot be.
-        fresh = {"trials": {}, "_live": None, "_console": None, "_last_line": 0.0, "_interrupted": [], "_told": False}
+        fresh: dict[str, Any] = {
+            "trials": {},
+            "_live": None,
+            "_console": None,
+            "_last_line": 0.0,
+            "_interrupted": [],
+            "_told": False,
+        }
         return {"sweep": self.sweep, **fresh}
 
     @property
