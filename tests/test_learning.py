@@ -67,7 +67,7 @@ def test_dreamer_needs_a_fifth_of_the_steps_of_ppo(tmp_path):
 
 def test_a_bandit_is_learnt_within_a_meta_episode(tmp_path):
     """Thompson sampling loses 8.3 of 100 pulls (benchmarks/meta_references.py); at random it is 33."""
-    trained(tmp_path, "meta-bandit", "--total-env-steps", "2000000")
+    trained(tmp_path, "meta-bandit")
     result = evaluate_adaptation(tmp_path / "run", split="held-out-tasks", episodes=1024)
     # The best of five uniform chances is 5/6 on average.
     assert result["sampled"]["total"]["mean"] >= 100 * 5 / 6 - 1.25 * 8.34
