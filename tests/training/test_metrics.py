@@ -186,7 +186,9 @@ def test_a_run_folder_is_made_and_never_reused(tmp_path, monkeypatch):
     with pytest.raises(RunFolderError, match=r"exists and is not empty; choose another or remove it"):
         create_run_folder(folder)
     (folder / "config.yaml").write_text("")
-    with pytest.raises(RunFolderError, match=r"exists and is not empty; choose another, go on with it by `hippodrome train --resume"):
+    with pytest.raises(
+        RunFolderError, match=r"exists and is not empty; choose another, go on with it by `hippodrome train --resume"
+    ):
         create_run_folder(folder)
     with pytest.raises(RunFolderError, match=r"config\.yaml exists and is not empty; choose another or remove it"):
         create_run_folder(folder / "config.yaml")
