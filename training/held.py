@@ -18,7 +18,7 @@ def held(folder: Path) -> Iterator[None]:
     """Holds a folder for the length of the block; the system lets go of it when this process ends, however it does.
 
     Raises:
-        RunFolderError: if another process holds it.
+        RunFolderError: if another process holds it, or its lock cannot be written.
     """
     lock = filelock.FileLock(folder / _LOCK)
     try:
@@ -30,6 +30,8 @@ def held(folder: Path) -> Iterator[None]:
     except NotImplementedError:  # a file system without locks
         yield
         return
+    except OSError as error:
+        raise RunFolderError(f"{folder / _LOCK} cannot be written: {error.strerror}") from error
     try:
         with contextlib.suppress(OSError):
             (folder / _HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")

@@ -134,7 +134,7 @@ def test_workers_that_are_killed_change_nothing(session, finished, tmp_path, cap
         for rank, after in ((1, 2), (0, UPDATES // 2)):
             wait_until(lambda after=after: newest(tmp_path / "run") >= after)
             workers = sorted(pid for pid, words in processes_of(session).items() if words.startswith("ray::Worker"))
-            killed.append((rank, newest(tmp_path / "run")))
+            killed.append((rank, newest(tmp_path / "run"), os.getpriority(os.PRIO_PROCESS, workers[rank])))
             os.kill(workers[rank], signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
@@ -148,7 +148,8 @@ def test_workers_that_are_killed_change_nothing(session, finished, tmp_path, cap
     assert said.count("env steps are repeated") == 2
     lines = [json.loads(line) for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
     assert len(lines) == len(killed) == 2
-    for line, (_, update) in zip(lines, killed, strict=True):
+    for line, (_, update, niceness) in zip(lines, killed, strict=True):
+        assert niceness == os.getpriority(os.PRIO_PROCESS, 0), "workers must not give way to other processes"
         assert "died" in line["what"] and line["env_steps_resumed_from"] >= 64 * update
         assert line["seconds_until_next_report"] > 0
 

@@ -10,6 +10,7 @@ import pytest
 
 from hippodrome.training import train
 from hippodrome.training.config.schema import ClusterConfig
+from hippodrome.training.log.metrics import read_metrics
 from tests.compare import assert_identical
 from tests.ray_sessions import MARK, newest, processes_of, wait_until
 from tests.tiny import tiny_config
@@ -50,11 +51,9 @@ def start_nodes(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     started = []
 
-    def start(count, **head):
+    def start(count):
         small = {"object_store_memory": 100 * 2**20}
-        cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small, **head}
-        )
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
         started.append(cluster)
         return cluster, [cluster.add_node(num_cpus=1, **small) for _ in range(count)]
 
@@ -90,6 +89,8 @@ def test_a_node_that_goes_away_changes_nothing(start_nodes, tmp_path, capsys):
     assert len(gone) == 1
     alone = train(config, run_dir=tmp_path / "alone")
     assert_identical(state_of(run, config).envs, state_of(alone, config).envs)
+    for row, expected in zip(read_metrics(run), read_metrics(alone), strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-3)
     (line,) = [json.loads(line) for line in (run / "failures.jsonl").read_text().splitlines()]
     assert "died" in line["what"] and line["env_steps_resumed_from"] >= 64 * UPDATES // 2
     said = capsys.readouterr().err

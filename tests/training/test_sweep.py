@@ -64,6 +64,7 @@ def write(tmp_path, **fields):
         ({"space": {"agent.gamma": {"grid": [0.9]}}, "schedular": "asha"}, "did you mean 'scheduler'"),
         ({"space": {"agent.num_epochs": {"uniform": [1, 3]}}, "num_trials": 1},
          r"agent.num_epochs.* whole number; `integer: \[low, high\]` draws whole numbers"),
+        ({"space": {"agent.num_epochs": {"uniform": [0, 100]}}, "num_trials": 1}, "agent.num_epochs"),
         ({"space": {"memory": {"grid": ["s5"]}, "memory.kind": {"grid": ["gru"]}}}, "name the same field"),
         ({"space": {"agent.gamma": {"grid": [0.9]}}, "scheduler": "asha", "grace_env_steps": 2000},
          "grace_env_steps=2000 must be at most total_env_steps=1024"),
@@ -82,12 +83,21 @@ def test_a_flag_that_would_decide_a_field_of_the_space_is_refused(tmp_path):
         load_sweep(source, ["--agent.learning-rate=1e-2"])
 
 
+def refuse_after_training(folder, *_, **__):
+    (folder / "trials" / "one").mkdir(parents=True)
+    raise ConfigError("after hours")
+
+
 def test_a_trial_that_no_node_has_room_for_is_refused_and_leaves_no_folder(tmp_path, monkeypatch):
     spec = {"agent.gamma": {"grid": [0.9]}}
     many = os.cpu_count() + 1
     with pytest.raises(ConfigError, match=f"cores_per_trial={many} must be at most the"):
         run_sweep(write(tmp_path, space=spec, cores_per_trial=many), run_dir=tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()
+    monkeypatch.setattr("hippodrome.training.sweep._run", refuse_after_training)
+    with pytest.raises(ConfigError, match="after hours"):
+        run_sweep(write(tmp_path, space=spec), run_dir=tmp_path / "sweep")
+    assert (tmp_path / "sweep" / "trials" / "one").exists(), "what was trained stays"
     node = {"Alive": True, "Resources": {"CPU": 2.0}}
     monkeypatch.setattr(run.ray, "nodes", lambda: [node])
     with pytest.raises(ConfigError, match=r"no node has room for a trial of cores_per_trial=1 with gpus_per_trial=0.5"):

@@ -53,7 +53,8 @@ def run_sweep(
         try:
             return _run(folder, sweep, overrides, resume=False)
         except ConfigError:
-            shutil.rmtree(folder, ignore_errors=True)  # nothing was trained; its name is free again
+            if not (folder / "trials").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # nothing was trained; its name is free again
             raise
 
 

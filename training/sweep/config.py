@@ -230,7 +230,7 @@ def _tried(spec: Mapping[str, Any]) -> list[Any]:
     if kind not in ("uniform", "log_uniform"):
         return value
     low, high = value
-    return [low, high, next(x for x in (low + share * (high - low) for share in (0.38, 0.43)) if x != round(x))]
+    return [low, high, low + (high - low) / math.pi]
 
 
 def _corners(sweep: SweepConfig, overrides: Sequence[str]) -> list[TrainConfig]:
